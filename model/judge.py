@@ -36,6 +36,7 @@ from model.finding import (
     Reason,
 )
 from model.image_features import ImageFeatures
+from model.image_statistics import measure_image
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
 from model.reasons import judge_criteria, weightiest
 from model.site.use import SiteUse
@@ -290,7 +291,9 @@ class Judge:
             flags=tuple(flags),
             reasons=reasons,
             site=site_facts,
-            features=ImageFeatures.of(prediction.pixels, region.spacing_mm, prediction.features[0]),
+            features=ImageFeatures.of(
+                measure_image(prediction.pixels, region.spacing_mm), prediction.features[0]
+            ),
         )
 
     def _criteria_and_reasons(

@@ -23,6 +23,7 @@ from model.criteria.faults import (
     UNLIKE_STANDARD,
 )
 from model.criteria.rules import RULES
+from qc_daemon.audit.image_drift import STATISTIC_WORDS
 from qc_daemon.language.catalogues import ENGLISH, LANGUAGES, catalogue_path
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
@@ -74,6 +75,7 @@ def _tables() -> Iterator[str]:
     yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
     yield from (words.NO_VIEW, words.DECIDED, words.CONFIRMED, words.MODELS_SAY)
     yield words.NOT_PRINTABLE
+    yield from STATISTIC_WORDS.values()
 
 
 def update_catalogue(language: str) -> bytes:

@@ -10,13 +10,22 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from model.criteria.rules import RULES
 from qc_daemon.audit.benchmark import Bools
 from qc_daemon.audit.changes import ModelChange, model_changes
-from qc_daemon.audit.drift import NIGHTS, RECENT_DAYS, SIGNALS, Drift, drifts
+from qc_daemon.audit.drift import NIGHTS, SIGNALS, Drift, drifts
+from qc_daemon.audit.drift_windows import RECENT_DAYS, REFERENCE_DAYS
 from qc_daemon.audit.flags import TREND_FALSE_DISCOVERY_RATE, call_measures
 from qc_daemon.audit.history import LimitKey, Limits, PointLimits, rounded
+from qc_daemon.audit.image_drift import (
+    EMBEDDING,
+    LEAST_EFFECT,
+    MOST_EMBEDDINGS,
+    STATISTIC,
+    STATISTIC_WORDS,
+)
 from qc_daemon.audit.measures import KINDS, Frame, Kind, iter_counted
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.nuchal_measures import add_nuchal
@@ -33,6 +42,8 @@ from qc_daemon.audit.subject_histories import (
 from qc_daemon.audit.subject_measures import SubjectMeasures, add_group, add_seconds, add_shares
 from qc_daemon.audit.subjects import subjects_of
 
+_REACH = float(stats.norm.ppf(1 - WARNING))
+_WHOLE = 20
 FALSE_DISCOVERY_RATE = 0.01
 """Share of the names that may be there by chance. A false one costs more than a late one."""
 
@@ -174,7 +185,14 @@ def _rules(rules: AuditRules) -> dict[str, Any]:
             "citation": None if curve is None else curve.citation,
         },
         "cusum": {"ratio": CUSUM_RATIO, "run_length": CUSUM_RUN_LENGTH},
-        "drift": {"signals": SIGNALS, "of": NIGHTS, "days": RECENT_DAYS},
+        "drift": {
+            "signals": SIGNALS,
+            "of": NIGHTS,
+            "days": RECENT_DAYS,
+            "reference_days": REFERENCE_DAYS,
+            "least_effect": LEAST_EFFECT,
+            "embeddings": MOST_EMBEDDINGS,
+        },
     }
 
 
@@ -215,13 +233,6 @@ def _change(change: ModelChange) -> dict[str, Any]:
 def _drift(drift: Drift, kind: Kind, frame: Frame) -> dict[str, Any]:
     name = frame.names(kind)[drift.subject]
     since = None if drift.since is None else date.fromordinal(drift.since).isoformat()
-    words = None
-    if drift.is_alarm:
-        words = (
-            f"{kind} {name}: {drift.feature} of its pictures moved away from what it began with"
-            + (f", since about {since}" if since else "")
-            + ("; fit its site's calibration anew" if drift.needs_calibration else "")
-        )
     return {
         "kind": kind,
         "id": name,
@@ -237,5 +248,40 @@ def _drift(drift: Drift, kind: Kind, frame: Frame) -> dict[str, Any]:
         "flag": "alarm" if drift.is_alarm else None,
         "rule": f"{SIGNALS}-of-{NIGHTS}" if drift.is_alarm else None,
         "calibrate": drift.needs_calibration,
-        "words": words,
+        "words": _drift_words(drift, kind, name, since) if drift.is_alarm else None,
+        "before": rounded(drift.before),
+        "after": rounded(drift.after),
+        "energy": rounded(drift.energy),
+        "months": [
+            {
+                "from": date.fromordinal(each.day).isoformat(),
+                "n": each.n,
+                "value": rounded(each.value),
+                "low": rounded(each.value - _REACH * each.error),
+                "high": rounded(each.value + _REACH * each.error),
+            }
+            for each in drift.months
+        ],
     }
+
+
+def _drift_words(drift: Drift, kind: Kind, name: str, since: str | None) -> str:
+    about = f"since about {since}" if since else "lately"
+    if drift.feature == EMBEDDING:
+        return f"embeddings of the pictures of {kind} {name} changed {about}"
+    if drift.before is not None and drift.after is not None:
+        words = STATISTIC_WORDS[drift.feature.removeprefix(STATISTIC)]
+        before, after = (_short(each) for each in (drift.before, drift.after))
+        return f"image statistics of {kind} {name} changed {about}: {words} {before} → {after}"
+    return (
+        f"{kind} {name}: {drift.feature} of its pictures moved away from what it began with"
+        + (f", {about}" if since else "")
+        + ("; fit its site's calibration anew" if drift.needs_calibration else "")
+    )
+
+
+def _short(value: float) -> str:
+    """A number with the digits that say something."""
+    if abs(value) >= _WHOLE:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"

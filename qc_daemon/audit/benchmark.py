@@ -1,11 +1,12 @@
 """Whether persons, devices or sites differ from what others would have had of the same cases.
 
-As `case_mix`, of counts in place of pictures, so that the cost does not grow with their number: a
-logistic regression on the cells of view, gestational age and body mass index; then, where images
-are made on shared devices, what the others had on the same device in the same quarter. Whoever is
-judged is left out of the benchmark, and those far out are left out of everybody's. Effects are log
-odds; how much they vary between subjects beyond chance is additive (DerSimonian and Laird, from
-scores drawn in at their ends, as `proportions.Overdispersion`).
+The case mix is taken out of counts, not of pictures, so that the cost does not grow with their
+number (indirect standardisation): a logistic regression on the cells of view, gestational age and
+body mass index; then, where images are made on shared devices, what the others had on the same
+device in the same quarter. Whoever is judged is left out of the benchmark, and those far out are
+left out of everybody's. Effects are log odds; how much they vary between subjects beyond chance is
+additive (DerSimonian and Laird, from scores drawn in at their ends, as
+`proportions.Overdispersion`).
 """
 
 from dataclasses import dataclass

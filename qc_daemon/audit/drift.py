@@ -3,13 +3,15 @@
 For each feature of the models' answers a subject's values are taken from the mean of its own first
 half-year. What is left of its newest values is compared with what is left of the other subjects'
 in the same days: a change of the models, or of the season, moves all of them and is none of a
-device. The index is PSI over the others' deciles with its chi squared law, and the shift of the
-mean with its normal one, both widened as images of one exam are alike. p-values are adjusted over
-subjects and features (Benjamini and Hochberg); an alarm needs SIGNALS of the last NIGHTS weekly
-looks.
+device. Image statistics and embeddings are compared with the subject's own (`image_drift`). The
+index is PSI over the reference's deciles with its chi squared law, and the shift of the mean with
+its normal one, both widened as images of one exam are alike. p-values are adjusted over subjects
+and features (Benjamini and Hochberg); an alarm needs SIGNALS of the last NIGHTS weekly looks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
@@ -17,13 +19,23 @@ from scipy import stats
 from qc_daemon.audit.benchmark import Bools, Floats, Ints
 from qc_daemon.audit.changes import case_residuals
 from qc_daemon.audit.distances import MIN_SAMPLE, ReferenceBins
+from qc_daemon.audit.drift_windows import (
+    DriftTest,
+    Month,
+    ramp_begin,
+    recent_window,
+    reference_ends,
+)
+from qc_daemon.audit.image_drift import (
+    EMBEDDING,
+    STATISTIC_FEATURES,
+    EmbeddingSamples,
+    StatisticSamples,
+)
 from qc_daemon.audit.measures import MONTH, Frame, Kind
 from qc_daemon.audit.proportions import adjust
 
 FEATURES = ("log-odds", "confidence", "detections", "view-probability")
-REFERENCE_DAYS = 182
-RECENT_DAYS = 28
-LONGEST_RECENT_DAYS = 182
 NIGHTS, SIGNALS = 5, 3
 STEP = 7
 """Days between two looks."""
@@ -35,9 +47,11 @@ _FEW_SUBJECTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A feature of a subject: PSI `value` and `shift` of the mean (its own unit) of `n` recent
-    values against `reference_n`; None where there are too few. `nights`: whether each look, oldest
-    first, was beyond the false discovery rate. `since`: the day (ordinal) it began, about."""
+    """A feature of a subject: PSI `value` (MMD^2 of embeddings, with the `energy` distance) and
+    `shift` of the mean (its own unit) of `n` recent values against `reference_n`; None where there
+    are too few. `before` and `after` are the means of an image statistic, `months` those of an
+    alarm. `nights`: whether each look, oldest first, was beyond the false discovery rate. `since`:
+    the day (ordinal) it began, about."""
 
     subject: int
     feature: str
@@ -49,6 +63,10 @@ class Drift:
     q: float | None
     nights: tuple[bool, ...]
     since: int | None
+    before: float | None = None
+    after: float | None = None
+    energy: float | None = None
+    months: tuple[Month, ...] = ()
 
     @property
     def is_alarm(self) -> bool:
@@ -61,27 +79,50 @@ class Drift:
         return self.is_alarm and self.feature == "log-odds" and shifted
 
 
+class _Tested(Protocol):
+    """A feature's values, which can be tested; `moved` are subjects that others are not compared
+    with."""
+
+    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None: ...
+
+    def begin(self, subject: int, moved: frozenset[int]) -> int | None: ...
+
+    def months(self, subject: int) -> list[Month]: ...
+
+
 def drifts(frame: Frame, kind: Kind, level: float, left_out: Bools | None = None) -> list[Drift]:
     """The drift of each subject and feature; rows (n,) that are `left_out` count for nothing.
 
     In a second round subjects with an alarm are left out of what the others are compared with.
     """
     subjects = len(frame.names(kind))
-    samples = {each: _Samples.of(frame, kind, each, subjects, left_out) for each in FEATURES}
-    first = _round(frame, samples, subjects, level, frozenset())
-    moved = frozenset(each.subject for each in first if each.is_alarm)
+    samples: dict[str, _Tested] = {
+        each: _Samples.of(frame, kind, each, subjects, left_out) for each in FEATURES
+    }
+    images = _image_samples(frame, kind, subjects, left_out)
+    tests = _tests(frame, images, subjects, frozenset())
+    every = samples | images
+    first = _round(
+        every, subjects, level, frozenset(), tests | _tests(frame, samples, subjects, frozenset())
+    )
+    # Whose models' answers moved; the pictures of each are compared with its own.
+    moved = frozenset(each.subject for each in first if each.is_alarm and each.feature in FEATURES)
     if not moved or len(moved) * 2 > subjects:
         return first
-    return _round(frame, samples, subjects, level, moved)
+    again = _tests(frame, samples, subjects, moved)
+    return _round(every, subjects, level, moved, tests | again)
 
 
-@dataclass(frozen=True, slots=True)
-class _Test:
-    n: int
-    reference_n: int
-    index: float
-    shift: float
-    p: float
+def _image_samples(
+    frame: Frame, kind: Kind, subjects: int, left_out: Bools | None
+) -> dict[str, _Tested]:
+    samples: dict[str, _Tested] = {}
+    if frame.rows.statistics.shape[1]:
+        for feature in STATISTIC_FEATURES:
+            samples[feature] = StatisticSamples.of(frame, kind, feature, subjects, left_out)
+    if frame.rows.embeddings:
+        samples[EMBEDDING] = EmbeddingSamples.of(frame, kind, subjects, left_out)
+    return samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +156,7 @@ class _Samples:
         if not len(row_index):
             return cls(np.zeros(0), subject, day, np.zeros(subjects, np.int64), 1.0)
         value = case_residuals(frame, values[row_index], row_index)
-        end = _reference_ends(subject, day, subjects)
+        end = reference_ends(subject, day, subjects, MIN_SAMPLE)
         early = day < end[subject]
         n = np.bincount(subject[early], minlength=subjects)
         mean = np.bincount(subject[early], value[early], minlength=subjects) / np.maximum(n, 1)
@@ -125,32 +166,31 @@ class _Samples:
         inflation = max(1.0, float(np.square(sums).sum()) / spread) if spread > 0 else 1.0
         return cls(value, subject, day, np.where(n >= MIN_SAMPLE, n, 0), inflation)
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> _Test | None:
+    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
         """The newest values up to a day against the others'; None for too few of either."""
-        if not self.reference_n[subject]:
+        reference_n = int(self.reference_n[subject])
+        if not reference_n:
             return None
         own = np.flatnonzero(self.subject == subject)
-        end = int(np.searchsorted(self.day[own], look, side="right"))
-        start = int(np.searchsorted(self.day[own], look - RECENT_DAYS, side="right"))
-        longest = int(np.searchsorted(self.day[own], look - LONGEST_RECENT_DAYS, side="right"))
-        start = max(longest, min(start, end - MIN_SAMPLE), int(self.reference_n[subject]))
-        if end - start < MIN_SAMPLE:
+        window = recent_window(self.day[own], look, reference_n, MIN_SAMPLE)
+        if window is None:
             return None
-        recent = self.value[own[start:end]]
+        start, end = window
         reference = self._reference(subject, int(self.day[own[start]]), look, moved)
         if len(reference) < MIN_SAMPLE or reference.min() == reference.max():
             return None
+        recent = self.value[own[start:end]]
         bins = ReferenceBins.of(reference)
         index = bins.stability_index(recent)
         # The subject's own reference is uncertain too.
-        sizes = 1 / len(reference) + 1 / len(recent) + 1 / int(self.reference_n[subject])
+        sizes = 1 / len(reference) + 1 / len(recent) + 1 / reference_n
         law = float(stats.chi2.sf(index / sizes / self.inflation, len(bins.shares) - 1))
         shift = float(recent.mean() - reference.mean())
         error = float(np.sqrt(self.inflation * self.value.var() * sizes))
         normal = 2 * float(stats.norm.sf(abs(shift) / error)) if error > 0 else 1.0
         # Two tests of one question.
         p = min(1.0, 2 * min(law, normal))
-        return _Test(len(recent), len(reference), float(index), shift, p)
+        return DriftTest(len(recent), len(reference), float(index), shift, p)
 
     def _reference(self, subject: int, first: int, last: int, moved: frozenset[int]) -> Floats:
         has_reference = np.flatnonzero(self.reference_n > 0)
@@ -161,24 +201,15 @@ class _Samples:
         inside = (self.day >= first) & (self.day <= last) & np.isin(self.subject, others)
         return self.value[inside]
 
-    def begin(self, subject: int) -> int | None:
-        """The day from which on the mean leads away from the reference, about: where a flat line
-        and then a rising one fit best."""
+    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+        """The day from which on the mean leads away from the reference and from the others'."""
+        values = self.without_common(moved | {subject}, MONTH)
         own = np.flatnonzero(self.subject == subject)
-        day, value = self.day[own], self.value[own]
-        if len(own) < 2 * MIN_SAMPLE:
-            return None
-        places = np.arange(int(day[0]) + REFERENCE_DAYS // 2, int(day[-1]) - MONTH, MONTH // 4)
-        best, best_gain = None, 0.0
-        centred = value - value.mean()
-        for place in places.tolist():
-            ramp = np.maximum(day - place, 0).astype(float)
-            ramp -= ramp.mean()
-            spread = float(ramp @ ramp)
-            gain = float(ramp @ centred) ** 2 / spread if spread > 0 else 0.0
-            if gain > best_gain:
-                best, best_gain = place, gain
-        return best
+        return ramp_begin(values.day[own], values.value[own], MIN_SAMPLE)
+
+    def months(self, subject: int) -> list[Month]:
+        """None: what is left of an answer has no unit that says anything to anybody."""
+        return []
 
     def without_common(self, moved: frozenset[int], month: int) -> "_Samples":
         """The values less what the others' had in the same month."""
@@ -193,30 +224,26 @@ class _Samples:
         return _Samples(value, self.subject, self.day, self.reference_n, self.inflation)
 
 
-def _reference_ends(subject: Ints, day: Ints, subjects: int) -> Ints:
-    """(subjects,) The day after each subject's reference: half a year, longer where that has too
-    few values."""
-    ends = np.zeros(subjects, np.int64)
-    for each in range(subjects):
-        days = day[subject == each]
-        if len(days):
-            enough = int(days[min(MIN_SAMPLE, len(days)) - 1]) + 1
-            ends[each] = max(int(days[0]) + REFERENCE_DAYS, enough)
-    return ends
+def _tests(
+    frame: Frame, samples: Mapping[str, _Tested], subjects: int, moved: frozenset[int]
+) -> dict[tuple[int, str], list[DriftTest | None]]:
+    """The test of each subject and feature at each look, oldest first."""
+    looks = [frame.last_day - STEP * back for back in range(NIGHTS - 1, -1, -1)]
+    return {
+        (subject, feature): [each.test(subject, look, moved) for look in looks]
+        for subject in range(subjects)
+        for feature, each in samples.items()
+    }
 
 
 def _round(
-    frame: Frame,
-    samples: dict[str, _Samples],
+    samples: Mapping[str, _Tested],
     subjects: int,
     level: float,
     moved: frozenset[int],
+    tests: Mapping[tuple[int, str], list[DriftTest | None]],
 ) -> list[Drift]:
-    pairs = [(subject, feature) for subject in range(subjects) for feature in FEATURES]
-    looks = [frame.last_day - STEP * back for back in range(NIGHTS - 1, -1, -1)]
-    tests = {
-        pair: [samples[pair[1]].test(pair[0], look, moved) for look in looks] for pair in pairs
-    }
+    pairs = [(subject, feature) for subject in range(subjects) for feature in samples]
     q_values: dict[tuple[int, str], list[float | None]] = {pair: [] for pair in pairs}
     for night in range(NIGHTS):
         tested = {pair: test for pair in pairs if (test := tests[pair][night]) is not None}
@@ -224,23 +251,39 @@ def _round(
         adjusted = dict(zip(tested, q, strict=True))
         for pair in pairs:
             q_values[pair].append(adjusted.get(pair))
-    results = []
-    for subject, feature in pairs:
-        newest, q_of_nights = tests[subject, feature][-1], q_values[subject, feature]
-        nights = tuple(each is not None and each <= level for each in q_of_nights)
-        own = samples[feature].without_common(moved | {subject}, MONTH) if any(nights) else None
-        results.append(
-            Drift(
-                subject,
-                feature,
-                n=0 if newest is None else newest.n,
-                reference_n=0 if newest is None else newest.reference_n,
-                value=None if newest is None else newest.index,
-                shift=None if newest is None else newest.shift,
-                p=None if newest is None else newest.p,
-                q=q_of_nights[-1],
-                nights=nights,
-                since=None if own is None else own.begin(subject),
-            )
-        )
-    return results
+    return [
+        _drift(pair, samples[pair[1]], tests[pair], q_values[pair], level, moved) for pair in pairs
+    ]
+
+
+def _drift(
+    pair: tuple[int, str],
+    samples: _Tested,
+    tests: list[DriftTest | None],
+    q_values: list[float | None],
+    level: float,
+    moved: frozenset[int],
+) -> Drift:
+    subject, feature = pair
+    nights = tuple(
+        test is not None and test.is_relevant and q is not None and q <= level
+        for test, q in zip(tests, q_values, strict=True)
+    )
+    newest = tests[-1]
+    is_alarm = sum(nights) >= SIGNALS
+    return Drift(
+        subject,
+        feature,
+        n=0 if newest is None else newest.n,
+        reference_n=0 if newest is None else newest.reference_n,
+        value=None if newest is None else newest.index,
+        shift=None if newest is None else newest.shift,
+        p=None if newest is None else newest.p,
+        q=q_values[-1],
+        nights=nights,
+        since=samples.begin(subject, moved) if any(nights) else None,
+        before=None if newest is None else newest.before,
+        after=None if newest is None else newest.after,
+        energy=None if newest is None else newest.energy,
+        months=tuple(samples.months(subject)) if is_alarm else (),
+    )

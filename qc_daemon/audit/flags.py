@@ -1,7 +1,11 @@
 """What is called of the subjects of a kind, and in which words."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from scipy import stats
 
 from qc_daemon.audit.discoveries import adjust_families
 from qc_daemon.audit.history import rounded
@@ -10,6 +14,10 @@ from qc_daemon.audit.subject_measures import SubjectMeasures
 
 TREND_FALSE_DISCOVERY_RATE = 0.05
 """Of persons' own trends: they compare nobody with others."""
+
+BIAS_OF_POWER = math.log10(1.1)
+"""The power is said of a bias of a tenth of the median, beyond which measuring is poor (Sahota et
+al. 2011)."""
 
 _FIRST = ("standard", "exam-score", "completion", "probability", "trend")
 _ORDER = {"alarm": 0, "declining": 1, "improving": 2, "better": 3, "note": 4}
@@ -33,6 +41,22 @@ def call_measures(measures: SubjectMeasures, level: float) -> None:
                 measure["rule"] = "trend"
         elif p_values[subject, name] < 2 * ALARM:
             measure["flag"], measure["rule"] = "note", "beyond-limit"
+    _add_bias_power(measures, level)
+
+
+def _add_bias_power(measures: SubjectMeasures, level: float) -> None:
+    """The least chance that a bias of BIAS_OF_POWER is named: as if nobody else were, and by no
+    other measure of the subject."""
+    counts = Counter(subject for subject, _ in measures.p_values)
+    for subject, name in measures.p_values:
+        measure = measures.by_subject[subject][name]
+        if name != "nt-bias" or measure["limits"] is None:
+            continue
+        limits = measure["limits"]
+        error = (limits["high_alarm"] - limits["target"]) / float(stats.norm.isf(ALARM))
+        if error > 0:
+            beyond = float(stats.norm.isf(level / (len(counts) * counts[subject]) / 2))
+            measure["power"] = rounded(float(stats.norm.sf(beyond - BIAS_OF_POWER / error)))
 
 
 def flags_of(measures: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,11 @@ from qc_daemon.audit.benchmark import Floats, Ints
 from qc_daemon.audit.control_charts import Chart, p_prime_chart, xmr_chart
 
 DAYS_OF_WEEK = 7
+PERIODS = (1, 4, 13)
+"""Weeks of a point of a person's own trend: a week, four, a quarter of a year."""
+LEAST_OF_SHARE, LEAST_OF_MEAN = 20, 10
+"""A point of a person's own trend is of at least so many pictures; of a mean so many exams. Of five
+pictures a share of 0.8 has an interval from 0.38 to 0.96, which shows no trend."""
 _Z = float(stats.norm.ppf(0.975))
 
 
@@ -91,6 +96,29 @@ def mean_points(values: Floats, week: Ints) -> Points:
     return Points(weeks, None, n, mean, mean - reach, mean + reach)
 
 
+def with_least(points: Points, least: int) -> Points:
+    """Those of at least so many."""
+    enough = points.n >= least
+    return Points(
+        points.week[enough],
+        None if points.x is None else points.x[enough],
+        points.n[enough],
+        points.value[enough],
+        points.low[enough],
+        points.high[enough],
+    )
+
+
+def weeks_of_points(week: Ints, least: int) -> int:
+    """Of how many weeks a person's points are, where values are of these weeks (n,): the shortest
+    of PERIODS of which nine points of ten have at least so many, else the longest."""
+    for weeks in PERIODS:
+        n = np.unique(week // weeks, return_counts=True)[1]
+        if len(n) and float(np.quantile(n, 0.1)) >= least:
+            return weeks
+    return PERIODS[-1]
+
+
 def chart_of(points: Points) -> Chart | None:
     """The control chart of the points: p' of shares, XmR of means; None for fewer than two."""
     if len(points.week) < 2:
@@ -101,11 +129,18 @@ def chart_of(points: Points) -> Chart | None:
 
 
 def history(
-    points: Points, stored: Limits, kind: str, subject: str, measure: str, bundle: Mapping[int, str]
+    points: Points,
+    stored: Limits,
+    kind: str,
+    subject: str,
+    measure: str,
+    bundle: Mapping[int, str],
+    weeks: int = 1,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[LimitKey, PointLimits]]:
     """The points as JSON, the chart's signals, and the limits of weeks that had none stored.
 
-    `bundle` is the model id of most images in a week.
+    `bundle` is the model id of most images in a week. A point is of so many `weeks`, which
+    `points.week` counts.
     """
     chart = chart_of(points)
     if chart is None:
@@ -114,7 +149,7 @@ def history(
         centre, low, high = chart.centre.copy(), chart.low.copy(), chart.high.copy()
     new = dict[LimitKey, PointLimits]()
     for place, week in enumerate(points.week.tolist()):
-        key = LimitKey(kind, subject, measure, starts_on(week).isoformat())
+        key = LimitKey(kind, subject, measure, starts_on(week * weeks).isoformat())
         known = stored.get(key)
         if known is not None:
             centre[place], low[place], high[place] = known.centre, known.low, known.high
@@ -122,8 +157,8 @@ def history(
             new[key] = PointLimits(*(rounded(each[place]) or 0.0 for each in (centre, low, high)))
     rows = [
         {
-            "from": starts_on(week).isoformat(),
-            "to": ends_on(week).isoformat(),
+            "from": starts_on(week * weeks).isoformat(),
+            "to": ends_on(week * weeks + weeks - 1).isoformat(),
             "x": None if points.x is None else count(points.x[place]),
             "n": int(points.n[place]),
             "value": rounded(points.value[place]),
@@ -132,7 +167,14 @@ def history(
             "centre": rounded(centre[place]),
             "low_limit": rounded(low[place]),
             "high_limit": rounded(high[place]),
-            "model_id": bundle.get(week),
+            "model_id": next(
+                (
+                    bundle[each]
+                    for each in range(week * weeks + weeks - 1, week * weeks - 1, -1)
+                    if each in bundle
+                ),
+                None,
+            ),
         }
         for place, week in enumerate(points.week.tolist())
     ]

@@ -11,7 +11,12 @@ from qc_daemon.audit.history import LimitKey, Limits, PointLimits, mean_points, 
 from qc_daemon.audit.measures import Frame, Kind
 from qc_daemon.audit.nuchal import NuchalCurve, log_multiples
 from qc_daemon.audit.proportions import ALARM, MIN_JUDGED, WARNING
-from qc_daemon.audit.subject_histories import complete_weeks, set_history, weekly_ewma
+from qc_daemon.audit.subject_histories import (
+    complete_weeks,
+    set_history,
+    set_own_trend,
+    weekly_ewma,
+)
 from qc_daemon.audit.subject_measures import SubjectMeasures, new_measure, subject_of_exams
 
 
@@ -65,7 +70,10 @@ def add_nuchal(
         is_own = subject == each
         all_values, day = values[is_own], frame.rows.day[row[is_own]]
         points = mean_points(*complete_weeks(all_values, day, frame))
-        set_history(bias, points, frame, (kind, frame.names(kind)[each]), stored, limits)
+        of = (kind, frame.names(kind)[each])
+        set_history(bias, points, frame, of, stored, limits)
+        if kind == "person":
+            set_own_trend(bias, all_values, day, frame, of, stored, limits)
         bias["ewma"] = weekly_ewma(all_values, day, own, target)
         measures.add(each, bias)
         spread = new_measure("nt-spread", "log10", int(n[each]), "low", "NT")

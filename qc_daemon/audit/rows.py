@@ -1,9 +1,11 @@
 """The findings that an audit is made of, as columns: a million of them take some 100 MB."""
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from heapq import heappush, heappushpop
 from math import isfinite, log, nan
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from detector.anatomy import View
 from model.finding import NON_STANDARD, STANDARD
+from model.image_features import STATISTICS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,7 +27,12 @@ UNKNOWN = -1
 UNDECIDED = -1
 """Verdict of a finding that waits for a person, or of view OTHER."""
 _MAX_CRITERIA = 62
+MOST_EMBEDDINGS = 96
+"""Of more findings of a device in four weeks this many have an embedding in the rows, by lot: a
+million would take some hundred MB."""
+_FOUR_WEEKS = 28
 _TINY = 1e-6
+_NO_STATISTICS = array("f", [nan] * len(STATISTICS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +74,29 @@ class AuditFinding:
     bmi: float | None
     crl: float | None
     nt: float | None
+    # In the order of `model.image_features.STATISTICS`; the embedding as float16.
+    statistics: Sequence[float | None] | None = None
+    embedding: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """Embeddings (m, d) of one bundle's findings with their rows (m,), in the order of time; `rank`
+    (m,) sorts them at random, always the same way for the same findings."""
+
+    row: Ints
+    rank: npt.NDArray[np.uint64]
+    values: npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Columns (n,) in the order of time, and what their codes stand for.
 
-    `met` and `judged` are bits by the place in `criteria`. `digest` is of all rows, whatever the
-    order that they were read in.
+    `met` and `judged` are bits by the place in `criteria`. `statistics` (n, k) are of the images,
+    NaN where not known, without columns where no finding has any. `embeddings` are by the code of
+    the bundle, of MOST_EMBEDDINGS findings a device and four weeks. `digest` is of all rows,
+    whatever the order that they were read in.
     """
 
     persons: tuple[str, ...]
@@ -104,6 +127,8 @@ class Rows:
     crl: Floats
     nt: Floats
     finding_id: Ints
+    statistics: npt.NDArray[np.float32]
+    embeddings: Mapping[int, Embeddings]
     digest: str
 
     def __len__(self) -> int:
@@ -132,6 +157,9 @@ class RowsBuilder:
         floats = ("probability", "log_odds", "view_probability", "confidence", "gestation", "bmi")
         self._floats = {name: array("f") for name in (*floats, "crl", "nt")}
         self._digests = bytearray()
+        self._statistics = array("f")
+        self._has_statistics = False
+        self._embeddings = _EmbeddingSample()
 
     def add(self, finding: AuditFinding) -> None:
         """Add a finding."""
@@ -174,10 +202,26 @@ class RowsBuilder:
             self._floats[name].append(nan if value is None else value)
         content = (finding.key, finding.persons, finding.device, finding.site, finding.criteria)
         integers.pop("finding_id")
-        for name in ("person", "device", "site", "bundle", "exam", "met", "judged"):
-            integers.pop(name)
+        codes = {
+            name: integers.pop(name)
+            for name in ("person", "device", "site", "bundle", "exam", "met", "judged")
+        }
         text = repr((content, integers, floats, finding.bundle.model_id))
-        self._digests += sha256(text.encode()).digest()[:16]
+        digest = sha256(text.encode() + self._add_features(finding)).digest()[:16]
+        if finding.embedding is not None:
+            key = (codes["device"], finding.day // _FOUR_WEEKS, codes["bundle"])
+            self._embeddings.add(key, len(self._digests) // 16, digest, finding.embedding)
+        self._digests += digest
+
+    def _add_features(self, finding: AuditFinding) -> bytes:
+        """Add the statistics; returns the bytes of all features, for the digest."""
+        if finding.statistics is None:
+            self._statistics.extend(_NO_STATISTICS)
+            return finding.embedding or b""
+        own = array("f", [nan if each is None else each for each in finding.statistics])
+        self._statistics.extend(own)
+        self._has_statistics = True
+        return own.tobytes() + (finding.embedding or b"")
 
     def build(self) -> Rows:
         """The columns of all that was added; once, for what was added is given up with it: of a
@@ -202,6 +246,9 @@ class RowsBuilder:
             columns[name] = self._ordered_bits(columns[name], criteria)
         columns["is_reviewed"] = columns["is_reviewed"].astype(bool)
         digest = sha256(np.sort(digests).tobytes()).hexdigest()
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        bundle_places = self._places("bundle")
         return Rows(
             persons=names["person"],
             devices=names["device"],
@@ -209,18 +256,34 @@ class RowsBuilder:
             bundles=names["bundle"],
             views=_VIEWS,
             criteria=tuple(criteria),
+            statistics=self._statistics_of(order),
+            embeddings={
+                int(bundle_places[bundle]): each
+                for bundle, each in self._embeddings.build(place).items()
+            },
             digest=digest,
             **columns,
         )
 
+    def _statistics_of(self, order: Ints) -> npt.NDArray[np.float32]:
+        if not self._has_statistics:
+            return np.empty((len(order), 0), np.float32)
+        given, self._statistics = self._statistics, array("f")
+        return np.frombuffer(given, np.float32).reshape(len(order), -1)[order]
+
     def _sorted(self, column: str, codes: Ints) -> tuple[tuple[Any, ...], Ints]:
         """The names in order, and the codes as places in them; negative ones stay."""
-        known = self._codes[column]
-        names = sorted(known, key=str)
-        place = np.empty(len(names) + 1, np.int64)
-        for index, name in enumerate(names):
-            place[known[name]] = index
+        place = self._places(column)
+        names = sorted(self._codes[column], key=str)
         return tuple(names), np.where(codes < 0, codes, place[codes])
+
+    def _places(self, column: str) -> Ints:
+        """Of each code the place of its name among the names in order."""
+        known = self._codes[column]
+        place = np.zeros(len(known) + 1, np.int64)
+        for index, name in enumerate(sorted(known, key=str)):
+            place[known[name]] = index
+        return place
 
     def _ordered_bits(self, bits: Ints, criteria: Sequence[str]) -> Ints:
         """The bits by the places of the codes in order, not in the order that they came in."""
@@ -239,6 +302,40 @@ class RowsBuilder:
         if len(persons) > 1:
             return SHARED
         return self._code("person", persons[0]) if persons else NOBODY
+
+
+class _EmbeddingSample:
+    """Of each key (device, four weeks, bundle) the findings with the smallest digests."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int, int], list[tuple[int, int, bytes]]] = {}
+
+    def add(self, key: tuple[int, int, int], row: int, digest: bytes, embedding: bytes) -> None:
+        kept = self._kept.setdefault(key, [])
+        entry = (-int.from_bytes(digest[:8], "big"), row, embedding)
+        if len(kept) < MOST_EMBEDDINGS:
+            heappush(kept, entry)
+        else:
+            heappushpop(kept, entry)
+
+    def build(self, place: Ints) -> dict[int, Embeddings]:
+        """By bundle; `place` (n,) is where each row has come to lie."""
+        by_bundle: dict[int, list[tuple[int, int, bytes]]] = {}
+        for (_, _, bundle), kept in self._kept.items():
+            # Of one bundle all are of the same size, but for what a file brought.
+            by_bundle.setdefault(bundle, []).extend(kept)
+        return {bundle: _embeddings(kept, place) for bundle, kept in by_bundle.items()}
+
+
+def _embeddings(kept: list[tuple[int, int, bytes]], place: Ints) -> Embeddings:
+    sizes = Counter(len(each[2]) for each in kept)
+    usual = max(sizes, key=lambda size: (sizes[size], size))
+    chosen = [each for each in kept if len(each[2]) == usual]
+    row = place[np.array([each[1] for each in chosen])]
+    rank = np.array([-each[0] for each in chosen], np.uint64)
+    values = np.frombuffer(b"".join(each[2] for each in chosen), "<f2").reshape(len(chosen), -1)
+    order = np.argsort(row, kind="stable")
+    return Embeddings(row[order], rank[order], values[order].astype(np.float16, copy=False))
 
 
 def _log_odds(probability: float | None) -> float | None:

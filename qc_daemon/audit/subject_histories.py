@@ -11,14 +11,20 @@ from scipy import stats
 from qc_daemon.audit.benchmark import Floats, Ints, Trials, compare
 from qc_daemon.audit.control_charts import ewma_chart, limit_for_run_length, risk_adjusted_weights
 from qc_daemon.audit.history import (
+    DAYS_OF_WEEK,
+    LEAST_OF_MEAN,
+    LEAST_OF_SHARE,
     LimitKey,
     Limits,
     PointLimits,
     Points,
     history,
+    mean_points,
     rounded,
     share_points,
     week_of,
+    weeks_of_points,
+    with_least,
 )
 from qc_daemon.audit.measures import Counted, Frame, Kind, iter_counted, standard
 from qc_daemon.audit.proportions import MIN_JUDGED, WARNING
@@ -62,7 +68,11 @@ def add_histories(
             if measure is None:
                 continue
             points = share_points(*complete_weeks(trials.outcome[own], day[own], frame))
-            set_history(measure, points, frame, (kind, names[subject]), stored, limits)
+            of = (kind, names[subject])
+            set_history(measure, points, frame, of, stored, limits)
+            if kind == "person":
+                values = trials.outcome[own]
+                set_own_trend(measure, values, day[own], frame, of, stored, limits)
             if cusums is not None:
                 measure["cusum"] = cusums.of(own, day[own], frame)
 
@@ -130,6 +140,39 @@ def set_history(
     weeks, signals, new_limits = history(points, stored, *of, measure["name"], bundles)
     measure["history"], measure["signals"] = weeks, signals
     limits.update(new_limits)
+
+
+def set_own_trend(
+    measure: dict[str, Any],
+    values: Floats,
+    day: Ints,
+    frame: Frame,
+    of: tuple[str, str],
+    stored: Limits,
+    limits: dict[LimitKey, PointLimits],
+) -> None:
+    """A person's points of as many weeks as have enough of hers; nothing where a week has."""
+    is_share = measure["name"] in WITH_HISTORY
+    least = LEAST_OF_SHARE if is_share else LEAST_OF_MEAN
+    week = week_of(day)
+    weeks = weeks_of_points(week, least)
+    if weeks == 1:
+        return
+    block = week // weeks
+    over = (block + 1) * weeks * DAYS_OF_WEEK <= frame.last_day
+    every = (share_points if is_share else mean_points)(values[over], block[over])
+    points = with_least(every, least)
+    # Limits are stored with each point; those of other periods are others.
+    name = f"{measure['name']}/{weeks}-weeks"
+    rows, signals, new = history(points, stored, *of, name, frame.model_of_week, weeks)
+    limits.update(new)
+    measure["own_trend"] = {
+        "weeks": weeks,
+        "least": least,
+        "left_out": len(every.n) - len(points.n),
+        "points": rows,
+        "signals": signals,
+    }
 
 
 def complete_weeks(values: Floats, day: Ints, frame: Frame) -> tuple[Floats, Ints]:

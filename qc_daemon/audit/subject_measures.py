@@ -63,6 +63,7 @@ def new_measure(
         "cusum": None,
         "ewma": None,
         "history": [],
+        "own_trend": None,
     }
 
 

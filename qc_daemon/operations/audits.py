@@ -425,6 +425,8 @@ def row_of(finding: AuditedFinding, day: int, second: int | None) -> AuditFindin
         bmi=finding.bmi,
         crl=finding.crl,
         nt=finding.nt,
+        statistics=finding.statistics,
+        embedding=finding.embedding,
     )
 
 

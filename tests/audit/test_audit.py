@@ -131,6 +131,65 @@ def test_a_drift_calls_for_a_new_calibration_and_says_since_when(
     assert abs(date.fromisoformat(drift["since"]) - begin) < timedelta(days=150)
 
 
+def test_a_drift_of_the_pictures_says_what_changed_from_what_to_what(
+    truth_and_rows: tuple[dict[str, Any], Rows], content: dict[str, Any]
+) -> None:
+    truth = truth_and_rows[0]
+    drift = next(
+        each for each in content["drift"] if each["flag"] and each["feature"] == "image:mean"
+    )
+    assert drift["id"] == truth["drifting_device"]
+    assert drift["after"] - drift["before"] == pytest.approx(14, abs=4)
+    assert drift["calibrate"] is False
+    assert drift["months"][0]["value"] == pytest.approx(drift["before"], abs=3)
+    assert drift["months"][-1]["value"] == pytest.approx(drift["after"], abs=3)
+    assert drift["words"] == (
+        f"image statistics of device {drift['id']} changed since about {drift['since']}:"
+        f" mean grey level {drift['before']:.0f} → {drift['after']:.0f}"
+    )
+
+
+def test_a_persons_points_are_of_enough_pictures(content: dict[str, Any], rows: Rows) -> None:
+    lengths = set()
+    for each in content["subjects"]:
+        for one in each["measures"]:
+            own = one["own_trend"]
+            if own is None:
+                continue
+            assert each["kind"] == "person"
+            lengths.add(own["weeks"])
+            assert all(point["n"] >= own["least"] for point in own["points"])
+            assert own["least"] == (10 if one["name"] == "nt-bias" else 20)
+            for point in own["points"]:
+                begin, end = (date.fromisoformat(point[name]) for name in ("from", "to"))
+                assert begin.weekday() == 0
+                assert (end - begin).days + 1 == 7 * own["weeks"]
+                assert end <= date.fromordinal(int(rows.day.max()))
+    assert lengths == {4, 13}
+
+
+def test_limits_of_a_persons_points_stay(small: Rows) -> None:
+    first = audit_of(small)
+    key = next(key for key in first.limits if key.measure == "completion/13-weeks")
+    old = PointLimits(0.5, 0.25, 0.75)
+    again = audit_of(small, {**first.limits, key: old})
+    assert again.limits == {}
+    points = measure(again.content, key.subject, "completion")["own_trend"]["points"]
+    [point] = [each for each in points if each["from"] == key.starts_on]
+    assert (point["centre"], point["low_limit"], point["high_limit"]) == (0.5, 0.25, 0.75)
+
+
+def test_a_bias_of_few_exams_has_little_power_and_of_many_more(content: dict[str, Any]) -> None:
+    powers = {
+        one["n"]: one["power"]
+        for each in content["subjects"]
+        for one in each["measures"]
+        if one["name"] == "nt-bias" and one["judged"]
+    }
+    assert all(0 <= power <= 1 for power in powers.values())
+    assert powers[max(powers)] > 0.9 > 0.2 > powers[min(powers)]
+
+
 def test_a_change_of_the_models_is_nobodys(content: dict[str, Any]) -> None:
     [change] = content["changes"]
     assert change["devices"][0] >= 7

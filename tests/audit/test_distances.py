@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.spatial.distance import cdist, pdist
 
 from qc_daemon.audit.distances import (
     ReferenceBins,
+    compare_samples,
     energy_distance,
     median_bandwidth,
-    permutation_p_value,
     squared_discrepancy,
     stability_index,
 )
@@ -67,24 +68,50 @@ def test_whole_exams_are_dealt_out():
     """Ten pictures an exam that are alike: by picture chance looks like drift, by exam it does
     not."""
     rng = np.random.default_rng(2)
-    levels = rng.normal(size=40)
-    values = np.repeat(levels, 10)
-    exams = np.repeat(np.arange(40), 10)
-    is_sample = exams >= 30
-
-    def distance(rows):
-        return abs(values[rows].mean() - values[~rows].mean())
-
-    by_exam = permutation_p_value(distance, is_sample, exams.tolist(), seed=3)
-    by_picture = permutation_p_value(distance, is_sample, list(range(400)), seed=3)
-    assert by_exam > by_picture
-    values[is_sample] += 3
-    assert permutation_p_value(distance, is_sample, exams.tolist(), seed=3) < 0.02
-    assert permutation_p_value(distance, is_sample, exams.tolist(), seed=3) == (
-        permutation_p_value(distance, is_sample, exams.tolist(), seed=3)
-    )
+    values = np.repeat(rng.normal(size=(40, 3)), 10, axis=0) + 0.1 * rng.normal(size=(400, 3))
+    exams = np.repeat(np.arange(40), 10).tolist()
+    reference, sample = values[:300], values[300:]
+    by_exam = compare_samples(reference, sample, exams[:300], exams[300:], seed=3)
+    pictures = list(range(400))
+    by_picture = compare_samples(reference, sample, pictures[:300], pictures[300:], seed=3)
+    assert by_exam.discrepancy == pytest.approx(by_picture.discrepancy)
+    assert by_exam.discrepancy_p > 0.01 > by_picture.discrepancy_p
+    assert by_exam.energy_p > 0.01 > by_picture.energy_p
+    again = compare_samples(reference, sample, exams[:300], exams[300:], seed=3)
+    assert again == by_exam
+    moved = compare_samples(reference, sample + 2, exams[:300], exams[300:], seed=3)
+    # Far below what four hundred permutations can count.
+    assert max(moved.discrepancy_p, moved.energy_p) < 1e-4
     with pytest.raises(ValueError, match="both sides"):
-        permutation_p_value(distance, is_sample, ["one"] * 400, seed=3)
+        compare_samples(reference, sample, [1] * 300, [1] * 100, seed=3)
+
+
+def test_a_comparison_is_of_the_two_distances():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(20, 4)), rng.normal(1, 1, (15, 4))
+    own = compare_samples(x, y, list(range(20)), list(range(20, 35)), seed=0)
+    expected = squared_discrepancy(x, y, median_bandwidth(x))
+    assert own.discrepancy == pytest.approx(expected)
+    assert own.energy == pytest.approx(energy_distance(x, y))
+    within = [np.exp(-(pdist(each, "sqeuclidean") / 2 / 1.5**2)).mean() for each in (x, y)]
+    between = np.exp(-(cdist(x, y, "sqeuclidean") / 2 / 1.5**2)).mean()
+    assert squared_discrepancy(x, y, 1.5) == pytest.approx(sum(within) - 2 * between)
+
+
+def test_p_values_of_no_drift_are_even():
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(30), 2).tolist()
+    p_values = []
+    for seed in range(200):
+        exams = np.repeat(rng.normal(size=(30, 5)), 2, axis=0)
+        values = exams + rng.normal(size=exams.shape)
+        own = compare_samples(
+            values[:40], values[40:], groups[:40], groups[40:], seed=seed, permutations=100
+        )
+        p_values.append((own.discrepancy_p, own.energy_p))
+    for each in np.array(p_values).T:
+        assert stats.kstest(each, "uniform").pvalue > 0.001
+        assert (each < 0.05).mean() < 0.11
 
 
 def test_the_bandwidth_is_the_reference_s():

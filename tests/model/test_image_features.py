@@ -9,11 +9,10 @@ import pytest
 
 from model.image_features import (
     MOST_DIMENSIONS,
-    MOST_PIXELS,
     STATISTICS,
     ImageFeatures,
-    ImageStatistics,
 )
+from model.image_statistics import MOST_PIXELS, measure_image
 from tests.support.image_features import EMBEDDING, FEATURES
 
 
@@ -22,7 +21,7 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 def test_an_even_picture() -> None:
-    own = ImageStatistics.of(np.full((30, 40, 3), 41, np.uint8), (0.2, 0.1))
+    own = measure_image(np.full((30, 40, 3), 41, np.uint8), (0.2, 0.1))
     assert (own.mean, own.median, own.percentile_1, own.percentile_99) == (41, 41, 41, 41)
     assert (own.deviation, own.sharpness, own.noise, own.entropy) == (0, 0, 0, 0)
     assert (own.black, own.saturated, own.colour) == (0, 0, 0)
@@ -33,7 +32,7 @@ def test_an_even_picture() -> None:
 def test_grey_levels_black_and_saturated_pixels() -> None:
     values = np.full((10, 100), 100)
     values[:2], values[-1] = 0, 255
-    own = ImageStatistics.of(grey(values))
+    own = measure_image(grey(values))
     assert own.mean == pytest.approx(0.7 * 100 + 0.1 * 255)
     assert own.deviation == pytest.approx(values.std())
     assert (own.black, own.saturated) == (pytest.approx(0.2), pytest.approx(0.1))
@@ -48,15 +47,15 @@ def test_noise_is_its_standard_deviation_in_grey_levels() -> None:
     ramp = np.linspace(60, 180, 400)[None, :] * np.ones((300, 1))
     for deviation in (2.0, 8.0):
         noisy = grey(np.round(ramp + generator.normal(0, deviation, ramp.shape)))
-        assert ImageStatistics.of(noisy).noise == pytest.approx(deviation, rel=0.05)
-    assert ImageStatistics.of(grey(ramp)).noise < 0.5
+        assert measure_image(noisy).noise == pytest.approx(deviation, rel=0.05)
+    assert measure_image(grey(ramp)).noise < 0.5
 
 
 def test_a_blurred_picture_is_less_sharp() -> None:
     generator = np.random.default_rng(0)
     values = generator.rayleigh(40, (200, 200))
     blurred = sum(np.roll(values, shift, axis) for shift in (-1, 0, 1) for axis in (0, 1)) / 6
-    sharp, soft = (ImageStatistics.of(grey(np.asarray(each))) for each in (values, blurred))
+    sharp, soft = (measure_image(grey(np.asarray(each))) for each in (values, blurred))
     assert soft.sharpness < 0.5 * sharp.sharpness
     # The variance of the four neighbours less four times the middle, of values that are apart.
     assert sharp.sharpness == pytest.approx(20 * grey(values)[..., 0].var(), rel=0.05)
@@ -66,12 +65,12 @@ def test_coloured_pixels() -> None:
     pixels = np.full((10, 10, 3), 90, np.uint8)
     pixels[:4, :, 0] = 200
     pixels[4:, :, 1] += 10
-    assert ImageStatistics.of(pixels).colour == pytest.approx(0.4)
+    assert measure_image(pixels).colour == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (1, 2000), (2000, 1)])
 def test_a_tiny_region_has_statistics(size: tuple[int, int]) -> None:
-    own = ImageStatistics.of(np.full((*size, 3), 7, np.uint8))
+    own = measure_image(np.full((*size, 3), 7, np.uint8))
     assert (own.height, own.width) == size
     assert all(math.isfinite(getattr(own, name)) for name in STATISTICS[:-1])
 
@@ -80,7 +79,7 @@ def test_of_a_large_region_the_middle_rows_count() -> None:
     width, rows = 1600, MOST_PIXELS // 1600
     pixels = np.zeros((3 * rows, width, 3), np.uint8)
     pixels[rows : 2 * rows] = 50
-    own = ImageStatistics.of(pixels)
+    own = measure_image(pixels)
     assert (own.mean, own.black) == (50, 0)
     assert own.height == 3 * rows
 

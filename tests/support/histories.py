@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from model.image_features import STATISTICS, ImageFeatures
 from qc_daemon.audit.audit import Audit, AuditRules, make_audit
 from qc_daemon.audit.history import Limits
 from qc_daemon.audit.rows import Rows, RowsBuilder
@@ -23,6 +24,8 @@ def rows_of(lines: Iterable[dict[str, Any]]) -> Rows:
     builder = RowsBuilder()
     for number, line in enumerate(lines):
         facts = line["acquisition"]
+        features = ImageFeatures.from_json(line.get("image_features") or {})
+        statistics = features.statistics
         finding = AuditedFinding(
             finding_id=number,
             exam_id=line["exam_id"],
@@ -37,6 +40,10 @@ def rows_of(lines: Iterable[dict[str, Any]]) -> Rows:
             crl=facts["crl_mm"],
             nt=facts["nt_mm"],
             review=None,
+            statistics=None
+            if statistics is None
+            else tuple(getattr(statistics, name) for name in STATISTICS),
+            embedding=features.embedding,
         )
         builder.add(row_of(finding, *moment_of(finding, ZoneInfo("UTC"))))
     return builder.build()
@@ -85,6 +92,10 @@ def misses(truth: dict[str, Any], content: dict[str, Any]) -> list[str]:
         problems.append("case_mix_person is named")
     if truth["drifting_device"] not in drifting(content):
         problems.append("drifting_device")
+    if truth["drifting_device"] not in drifting(content, "image:mean"):
+        problems.append("drifting_device's pictures")
+    if truth["drifting_device"] not in drifting(content, "embedding"):
+        problems.append("drifting_device's embeddings")
     planted_day = date.fromisoformat(truth["model_shift_date"])
     days = [date.fromisoformat(each["date"]) for each in content["changes"]]
     if not any(abs((day - planted_day).days) <= 7 for day in days):
@@ -92,9 +103,13 @@ def misses(truth: dict[str, Any], content: dict[str, Any]) -> list[str]:
     return problems
 
 
-def drifting(content: dict[str, Any]) -> set[str]:
-    """The devices whose drift is an alarm."""
-    return {each["id"] for each in content["drift"] if each["flag"] and each["kind"] == "device"}
+def drifting(content: dict[str, Any], feature: str | None = None) -> set[str]:
+    """The devices whose drift is an alarm, of any feature or of this one."""
+    return {
+        each["id"]
+        for each in content["drift"]
+        if each["flag"] and each["kind"] == "device" and feature in (None, each["feature"])
+    }
 
 
 def extras(truth: dict[str, Any], content: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy import stats
 
+from qc_daemon.audit.image_drift import EMBEDDING, STATISTIC
 from qc_daemon.audit.proportions import (
     ALARM,
     MIN_JUDGED,
@@ -112,6 +113,17 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnTrend:
+    """A person's points of so many weeks each, of at least `least` pictures or exams; `left_out`
+    have fewer."""
+
+    weeks: int
+    least: int
+    left_out: int
+    periods: tuple[Period, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CusumFacts:
     """Day, upper and lower sum of each period of the history, and where they signal."""
 
@@ -152,6 +164,7 @@ class Measure:
     periods: tuple[Period, ...]
     cusum: CusumFacts | None
     ewma: tuple[Average, ...]
+    own_trend: OwnTrend | None = None
 
     @property
     def kind(self) -> str:
@@ -171,11 +184,8 @@ class Measure:
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> "Measure":
         limits, cusum, unadjusted = body.get("limits"), body.get("cusum"), body.get("unadjusted")
-        history = list(body.get("history") or ())
+        history, own_trend = list(body.get("history") or ()), body.get("own_trend")
         n, unit = int(body.get("n") or 0), str(body.get("unit") or "1")
-        rules: dict[int, list[str]] = {}
-        for signal in body.get("signals") or ():
-            rules.setdefault(int(signal["at"]), []).append(str(signal["rule"]))
         return cls(
             name=str(body["name"]),
             view=body.get("view"),
@@ -192,13 +202,17 @@ class Measure:
             rule=body.get("rule"),
             adjusted=_adjusted(body.get("adjusted"), n if unit == "1" else 1),
             unadjusted_flag=None if unadjusted is None else unadjusted.get("flag"),
-            periods=tuple(
-                _period(each, tuple(rules.get(index, ())))
-                for index, each in enumerate(history)
-                if each.get("value") is not None
-            ),
+            periods=_periods(history, body.get("signals") or ()),
             cusum=None if cusum is None else _cusum(cusum, history),
             ewma=tuple(_average(each) for each in (body.get("ewma") or {}).get("points") or ()),
+            own_trend=None
+            if own_trend is None
+            else OwnTrend(
+                int(own_trend["weeks"]),
+                int(own_trend["least"]),
+                int(own_trend["left_out"]),
+                _periods(own_trend["points"], own_trend["signals"]),
+            ),
         )
 
 
@@ -298,8 +312,20 @@ class AgreementFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MonthlyMean:
+    """A feature's mean in the four weeks from `day` on, with its 95 % interval."""
+
+    day: date
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
-    """A feature of a device's or site's pictures that has moved."""
+    """A feature of a device's or site's pictures that has moved; `before` and `after` are the means
+    of an image statistic, `months` those of an alarm."""
 
     kind: str
     id: str
@@ -310,6 +336,14 @@ class Drift:
     since: date | None
     is_alarm: bool
     calls_for_calibration: bool
+    before: float | None = None
+    after: float | None = None
+    months: tuple[MonthlyMean, ...] = ()
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether the pictures moved, and not what the models answer."""
+        return self.feature == EMBEDDING or self.feature.startswith(STATISTIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +445,16 @@ def _drift(body: Mapping[str, Any]) -> Drift:
         since=_day(body.get("since")),
         is_alarm=body.get("flag") == ALARMED,
         calls_for_calibration=bool(body.get("calibrate")),
+        before=body.get("before"),
+        after=body.get("after"),
+        months=tuple(
+            MonthlyMean(
+                date.fromisoformat(each["from"]),
+                int(each["n"]),
+                *(float(each[name]) for name in ("value", "low", "high")),
+            )
+            for each in body.get("months") or ()
+        ),
     )
 
 
@@ -450,6 +494,19 @@ def _adjusted(body: Mapping[str, Any] | None, n: int) -> Adjusted | None:
         None if expected is None or not n else float(expected) / n,
         body.get("overall"),
         tuple(map(str, body.get("by") or ())),
+    )
+
+
+def _periods(
+    points: Iterable[Mapping[str, Any]], signals: Iterable[Mapping[str, Any]]
+) -> tuple[Period, ...]:
+    rules: dict[int, list[str]] = {}
+    for signal in signals:
+        rules.setdefault(int(signal["at"]), []).append(str(signal["rule"]))
+    return tuple(
+        _period(each, tuple(rules.get(index, ())))
+        for index, each in enumerate(points)
+        if each.get("value") is not None
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import takewhile
 
+from model.criteria.faults import capitalise
 from qc_daemon.audit.charts.agreement_table import agreement_chart
 from qc_daemon.audit.charts.drawing import Table
 from qc_daemon.audit.charts.funnel import FunnelUnit, funnel_chart
@@ -18,6 +19,7 @@ from qc_daemon.audit.charts.time_charts import (
     cusum_chart,
 )
 from qc_daemon.audit.control_charts import ALARMS
+from qc_daemon.audit.image_drift import EMBEDDING
 from qc_daemon.audit.proportions import MIN_JUDGED, Proportion
 from qc_daemon.audit.reports import facts
 from qc_daemon.audit.reports.document import (
@@ -33,10 +35,12 @@ from qc_daemon.audit.reports.document import (
 )
 from qc_daemon.audit.reports.facts import AgreementFacts, AuditFacts, Measure, Subject
 from qc_daemon.audit.reports.words import (
+    SHARE_FEATURES,
     Names,
     adjustment_words,
     answer_words,
     benchmark_words,
+    change_words,
     feature_words,
     flag_words,
     measure_words,
@@ -48,6 +52,7 @@ from qc_daemon.language.wording import Wording
 
 MAX_CRITERIA = 12
 """At most so many criteria stand in a chart; all of them in the audit."""
+_MOST_DRIFT_CHARTS = 3
 _POWER_DIFFERENCE = 0.15
 """The audit's power is the chance to call a share that is worse than the benchmark by this."""
 
@@ -96,7 +101,7 @@ class Composer:
         if drifts:
             yield Callout(
                 w.gettext("What the models see of these pictures has moved"),
-                tuple(map(self._drift_words, drifts)),
+                tuple(self._drift_lines(drifts)),
             )
         others = [
             f"{self._flag_title(m)} ({rule_words(m.rule, w)})" for m in flagged if m not in alarms
@@ -119,7 +124,11 @@ class Composer:
 
     def _own_drift(self) -> list[facts.Drift]:
         return [
-            d for d in self.audit.drift if (d.kind, d.id) == (self.subject.kind, self.subject.id)
+            d
+            for d in self.audit.drift
+            if (d.kind, d.id) == (self.subject.kind, self.subject.id)
+            # Of pictures without statistics there is nothing to say.
+            and (d.n or not d.is_of_pictures)
         ]
 
     def _trend_alarms(self, flagged: Sequence[Measure]) -> Iterator[str]:
@@ -179,6 +188,8 @@ class Composer:
         if measure is None or not measure.periods:
             return
         is_share = measure.unit == "1"
+        own = measure.own_trend
+        periods = measure.periods if own is None or not own.periods else own.periods
         points = [
             TimePoint(
                 period.start,
@@ -191,10 +202,12 @@ class Composer:
                 period.n if period.x is not None else None,
                 f"#{chart_name}-{index}",
             )
-            for index, period in enumerate(measure.periods)
+            for index, period in enumerate(periods)
         ]
         chart = control_chart(points, self.events(), title, w, is_share=is_share)
         yield ChartBlock(chart_name, chart)
+        if own is not None:
+            yield Paragraph(self._points_words(own, is_share=is_share), is_small=True)
         if measure.cusum is not None and measure.is_judged:
             sums = [
                 SumPoint(day, upper, lower, f"#{chart_name}-cusum-{index}")
@@ -205,6 +218,26 @@ class Composer:
                 f"{chart_name}-cusum",
                 cusum_chart(sums, measure.cusum.limit, self.events(), cusum_title, w),
             )
+
+    def _points_words(self, own: facts.OwnTrend, *, is_share: bool) -> str:
+        """Of how long and how much each point is."""
+        w = self.w
+        if not own.periods:
+            return w.gettext(
+                "Each point is a week: even a quarter of a year has fewer than {least}, so single"
+                " points say little."
+            ).format(least=own.least)
+        lengths = {4: w.gettext("four weeks"), 13: w.gettext("a quarter of a year (13 weeks)")}
+        length = lengths.get(own.weeks, w.gettext("{weeks} weeks").format(weeks=own.weeks))
+        counted = w.gettext("pictures or views") if is_share else w.gettext("exams")
+        words = w.gettext("Each point is {length}, with at least {least} {counted}.").format(
+            length=length, least=own.least, counted=counted
+        )
+        if own.left_out:
+            words += " " + w.gettext("Not drawn, for there are fewer: {count} points.").format(
+                count=own.left_out
+            )
+        return words
 
     def events(self) -> list[ChartEvent]:
         """What changed for everybody, for the axes of time."""
@@ -277,11 +310,11 @@ class Composer:
             ),
             is_small=True,
         )
-        for each in self.audit.drift:
-            if each.is_alarm and each.kind == facts.DEVICE:
-                mine = [device.id for device in self.subject.devices]
-                if each.id in mine:
-                    yield Paragraph(self._drift_words(each))
+        mine = {device.id for device in self.subject.devices}
+        alarms = [
+            d for d in self.audit.drift if d.is_alarm and d.kind == facts.DEVICE and d.id in mine
+        ]
+        yield from map(Paragraph, self._drift_lines(alarms))
 
     def among_others(self, kind_words: str) -> Iterator[Block]:
         """Own shares within the band of the others', the funnel, and what the case mix explains."""
@@ -479,6 +512,14 @@ class Composer:
             title = w.gettext("NT: bias against the curve, weighted average (EWMA)")
             chart = control_chart(points, self.events(), title, w, is_share=False)
             yield ChartBlock("nt-ewma", chart)
+        if bias is not None and bias.power is not None and bias.is_judged:
+            yield Paragraph(
+                w.gettext(
+                    "Power: of {n} exams a true bias of 10 % would be named with a probability of"
+                    " {power} at least. Else it passes."
+                ).format(n=bias.n, power=w.percent(bias.power)),
+                is_small=True,
+            )
         citation = self.audit.nt_citation or w.gettext("the lab's own curve")
         yield Paragraph(
             w.gettext(
@@ -499,7 +540,9 @@ class Composer:
             (
                 feature_words(d.feature, w),
                 str(d.n),
-                w.decimal(d.value, 3),
+                # Of an embedding it is another distance.
+                "–" if d.feature == EMBEDDING else w.decimal(d.value, 3),
+                change_words(d, w),
                 w.decimal(d.q, 3),
                 "–" if d.since is None else d.since.isoformat(),
                 w.gettext("alarm") if d.is_alarm else "",
@@ -510,15 +553,69 @@ class Composer:
             w.gettext("Feature"),
             "n",
             w.gettext("Stability index (PSI)"),
+            w.gettext("Mean before → now"),
             "q",
             w.gettext("Since"),
             w.gettext("Remark"),
         )
         yield TableBlock(Table("", columns, rows))
+        drawn = sorted((d for d in own if d.is_alarm and d.months), key=lambda d: -(d.value or 0.0))
+        for each in drawn[:_MOST_DRIFT_CHARTS]:
+            yield self._drift_chart(each)
         if any(d.calls_for_calibration for d in own):
             yield Paragraph(
                 w.gettext("The drift calls for a new site calibration: see qc-daemon site list.")
             )
+
+    def _drift_chart(self, drift: facts.Drift) -> ChartBlock:
+        """The feature's means by four weeks, with where chance puts them about the reference."""
+        centre = drift.before
+        points = [
+            TimePoint(
+                month.day,
+                month.value,
+                centre,
+                None if centre is None else centre - (month.value - month.low),
+                None if centre is None else centre + (month.high - month.value),
+            )
+            for month in drift.months
+        ]
+        chart = control_chart(
+            points,
+            self.events(),
+            capitalise(feature_words(drift.feature, self.w)),
+            self.w,
+            is_share=drift.feature in SHARE_FEATURES,
+            limit_words=self.w.gettext("where chance puts it (95 %)"),
+        )
+        return ChartBlock(drift.feature.replace(":", "-"), chart)
+
+    def _drift_lines(self, alarms: Sequence[facts.Drift]) -> Iterator[str]:
+        """A sentence for each answer of the models that moved, and one a device for all that moved
+        in its pictures."""
+        yield from (self._drift_words(d) for d in alarms if not d.is_of_pictures)
+        for device in sorted({d.id for d in alarms if d.is_of_pictures}):
+            moved = [d for d in alarms if d.is_of_pictures and d.id == device]
+            yield self._pictures_words(device, moved)
+
+    def _pictures_words(self, device: str, moved: Sequence[facts.Drift]) -> str:
+        """What has moved in the pictures themselves, since when."""
+        w = self.w
+        since = min((d.since for d in moved if d.since is not None), default=None)
+        changes = [
+            f"{feature_words(d.feature, w)} {change_words(d, w)}"
+            if d.before is not None
+            else feature_words(d.feature, w)
+            for d in sorted(moved, key=lambda d: (d.before is None, -(d.value or 0.0)))
+        ]
+        return w.gettext(
+            "{device}: the pictures themselves changed since {since}: {changes}. Compare gain,"
+            " presets, probe and software with what they were before."
+        ).format(
+            device=self.names.device(device),
+            since="–" if since is None else since.isoformat(),
+            changes="; ".join(changes),
+        )
 
     def _drift_words(self, drift: facts.Drift) -> str:
         since = "–" if drift.since is None else drift.since.isoformat()

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from detector.anatomy import View
 from model.criteria.faults import FAULTS, capitalise
 from qc_daemon.audit.control_charts import RUN
+from qc_daemon.audit.image_drift import STATISTIC, STATISTIC_WORDS
 from qc_daemon.audit.reports import facts
-from qc_daemon.audit.reports.facts import Measure
+from qc_daemon.audit.reports.facts import Drift, Measure
 from qc_daemon.language.wording import Wording
+
+_WHOLE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +136,30 @@ def adjustment_words(by: tuple[str, ...], w: Wording) -> str:
 
 def feature_words(feature: str, w: Wording) -> str:
     """A feature that drift is watched by."""
+    if feature.startswith(STATISTIC):
+        name = feature.removeprefix(STATISTIC)
+        return w.gettext(STATISTIC_WORDS[name]) if name in STATISTIC_WORDS else name
     return {
         "log-odds": w.gettext("models' log odds of a standard view"),
         "confidence": w.gettext("confidence of the detected structures"),
         "detections": w.gettext("number of detected structures"),
         "view-probability": w.gettext("probability of the view"),
+        "embedding": w.gettext("embeddings of the pictures"),
     }.get(feature, feature)
+
+
+SHARE_FEATURES = frozenset(("image:black", "image:saturated", "image:colour"))
+"""Features that are written in percent."""
+
+
+def change_words(drift: Drift, w: Wording) -> str:
+    """The mean of an image statistic before and now; a dash where there is none."""
+    if drift.before is None or drift.after is None:
+        return "–"
+    if drift.feature in SHARE_FEATURES:
+        return f"{w.percent(drift.before, 1)} → {w.percent(drift.after, 1)}"
+    digits = 0 if abs(drift.before) >= _WHOLE else 3 if abs(drift.before) < 1 else 1
+    return f"{w.decimal(drift.before, digits)} → {w.decimal(drift.after, digits)}"
 
 
 def answer_words(answer: str, w: Wording) -> str:

@@ -13,12 +13,14 @@ from qc_daemon.dicom.acquisition import body_mass_index
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import OPERATOR_IDS
 from qc_daemon.records.results.findings import best_of
+from qc_daemon.records.results.image_features import STATISTICS_COLUMNS
 from qc_daemon.records.results.reviews import histories
 from qc_daemon.records.tables import (
     AcquisitionRow,
     Exam,
     Finding,
     IdentityKind,
+    ImageFeaturesRow,
     Instance,
     Measurement,
     ReviewEvent,
@@ -58,6 +60,9 @@ class AuditedFinding:
     revision_id: int = 0
     institution: str | None = None
     is_imported: bool = False
+    # In the order of `model.image_features.STATISTICS`; None where they were not stored.
+    statistics: tuple[float | None, ...] | None = None
+    embedding: bytes | None = None
 
 
 def count_findings(session: Session, first: str, last: str) -> int:
@@ -111,7 +116,18 @@ def iter_audited(session: Session, first: str, last: str) -> Iterator[AuditedFin
                 row.revision_id,
                 row.institution,
                 row.imported_at is not None,
+                *_features(row),
             )
+
+
+_FEATURES = (*STATISTICS_COLUMNS, ImageFeaturesRow.embedding)
+
+
+def _features(row: Any) -> tuple[tuple[float | None, ...] | None, bytes | None]:
+    """Statistics and embedding, which are the last columns of a row."""
+    *statistics, embedding = row[-len(_FEATURES) :]
+    # Every picture has a mean grey level.
+    return (None if statistics[0] is None else tuple(statistics)), embedding
 
 
 def _statement(first: str, last: str) -> Any:
@@ -143,11 +159,13 @@ def _statement(first: str, last: str) -> Any:
             AcquisitionRow.patient_size_m,
             AcquisitionRow.patient_weight_kg,
             OPERATOR_IDS,
+            *_FEATURES,
         )
         .join(Exam, Exam.id == Revision.exam_id)
         .join(
             Finding, Finding.revision_id == func.coalesce(Revision.source_revision_id, Revision.id)
         )
+        .join(ImageFeaturesRow, ImageFeaturesRow.finding_id == Finding.id, isouter=True)
         .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id, isouter=True)
         .where(Revision.state.in_(_READABLE), ~is_superseded)
         .where(

@@ -29,6 +29,7 @@ from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
 from tests.support import pdf
 from tests.support.audit_json import audit_json, limits_json
+from tests.support.charts import check_chart
 
 CREATED = datetime(2026, 6, 28, tzinfo=UTC)
 COUNTS = {
@@ -291,6 +292,81 @@ def test_an_alarm_of_the_own_chart_that_goes_on_is_said_first() -> None:
     standard["signals"] = [{"at": last - 1, "rule": "eight-on-one-side"}]
     words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
     assert "own trend:" not in words
+
+
+def drift_of_pictures(kind: str, id: str) -> list[dict[str, Any]]:
+    """An alarm of the mean grey level, and one of the embeddings."""
+    months = [
+        {
+            "from": f"2026-0{month}-01",
+            "n": 80,
+            "value": 41 + 14 * (month > 3),
+            "low": 40,
+            "high": 57,
+        }
+        for month in range(1, 7)
+    ]
+    common = {"kind": kind, "id": id, "n": 200, "reference_n": 900, "q": 0.0001}
+    common |= {"since": "2026-03-03", "flag": "alarm", "rule": "3-of-5", "calibrate": False}
+    mean = {"feature": "image:mean", "value": 0.8, "before": 41.2, "after": 55.0, "months": months}
+    embedding = {"feature": "embedding", "value": 0.777, "energy": 0.2, "months": []}
+    quiet = {"feature": "image:colour", "value": 0.01, "flag": None, "since": None}
+    quiet |= {"before": 0.012, "after": 0.013}
+    return [common | each for each in (mean, embedding, quiet)]
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("en", ("mean grey level 41 → 55", "embeddings of the pictures", "1.2 % → 1.3 %")),
+        ("de", ("mittlerer Grauwert 41 → 55", "Einbettungen der Bilder", "1,2 % → 1,3 %")),
+        ("zh", ("平均灰度 41 → 55", "图像嵌入向量", "1.2% → 1.3%")),
+    ],
+)
+def test_a_device_whose_pictures_changed_is_told_what_changed_and_since_when(
+    language: str, expected: tuple[str, ...]
+) -> None:
+    body = audit_json(COUNTS, drift=drift_of_pictures("device", "d1"))
+    document = place_report(composer(body, "device", "d1", "Room 2", language), CREATED)
+    words = Page(report_html(document)).words.replace("\u00a0", " ")
+    for each in (*expected, "2026-03-03"):
+        assert each in words
+    # PSI is no measure of embeddings.
+    assert "0.777" not in words
+    charts = [chart for chart in document.charts() if chart.name == "image-mean"]
+    assert len(charts) == 1
+    check_chart(charts[0].chart)
+    report_pdf(document)
+
+
+def test_a_person_is_told_of_her_machines_pictures_in_one_sentence() -> None:
+    body = audit_json(COUNTS, drift=drift_of_pictures("device", "d1"))
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert words.count("the pictures themselves changed since 2026-03-03") == 1
+
+
+def test_points_of_an_own_trend_say_how_many_pictures_they_are_of() -> None:
+    body = audit_json(COUNTS)
+    own = next(each for each in body["subjects"] if each["id"] == "p00")
+    standard = next(each for each in own["measures"] if each["name"] == "standard")
+    point = {"x": 18, "n": 22, "value": 18 / 22, "low": 0.6, "high": 0.9, "centre": 0.8}
+    point |= {"low_limit": 0.5, "high_limit": 1.0, "model_id": None}
+    standard["own_trend"] = {
+        "weeks": 4,
+        "least": 20,
+        "left_out": 3,
+        "points": [
+            point | {"from": "2026-04-06", "to": "2026-05-03"},
+            point | {"from": "2026-05-04", "to": "2026-05-31"},
+        ],
+        "signals": [],
+    }
+    document = person_report(composer(body, "person", "p00"), CREATED)
+    words = Page(report_html(document)).words
+    assert "Each point is four weeks, with at least 20 pictures or views." in words
+    assert "3 points" in words
+    [chart] = [chart for chart in document.charts() if chart.name == "standard"]
+    assert len(chart.chart.table.rows) == 2
 
 
 def test_an_audit_with_the_least_of_keys_can_be_reported() -> None:
