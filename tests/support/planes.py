@@ -10,10 +10,15 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian
 
 from detector.frame import Pixels
+from model.dual_branch.network import Architecture, Branch
 from tests.support.dicom_objects import part10, ultrasound
 
 US_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 CLASSES = ("bar", "disc", "ring")
+TINY = Architecture(
+    (Branch("test_resnet", 96, (32, 32)), Branch("test_efficientnet", 256, (32, 32)))
+)
+"""timm's smallest networks: published ones cost seconds and hundreds of megabytes an epoch."""
 
 
 def shape(name: str, seed: int, size: int = 64) -> Pixels:

@@ -141,14 +141,17 @@ def test_wrong_options_are_one_line_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_is_replaced_only_by_force(qc_model: Any, pictures: Path) -> None:
+def test_an_existing_run_is_replaced_only_by_force(
+    qc_model: Any, pictures: Path, tmp_path: Path
+) -> None:
     arguments = ("train", "dual-branch", "--out", "run", "--pictures", pictures, *SMALL)
-    assert qc_model(*arguments)[0] == 0
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.json").write_text("{}")
     status, _, error = qc_model(*arguments)
     assert status == 2
     assert "run holds a run" in error
-    assert qc_model(*arguments, "--resume")[0] == 0
     assert qc_model(*arguments, "--force")[0] == 0
+    assert len(json.loads((tmp_path / "run" / "training.json").read_text())["losses"]) == 1
 
 
 def test_files_are_classified_and_a_bad_one_is_named(qc_model: Any, tmp_path: Path) -> None:

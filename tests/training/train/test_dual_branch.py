@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+import model.dual_branch.network as networks
 from detector.console import UsageError
 from detector.errors import QCError
 from model.dual_branch.checkpoint import load_dual_branch
 from model.dual_branch.network import DualBranch, DualBranchConfig
 from model.dual_branch.preprocess import Preprocessor
-from tests.support.planes import CLASSES, write_pictures
+from tests.support.planes import CLASSES, TINY, write_pictures
+from training.cli import app
 from training.data.planes import Plane, divide, planes_hash, read_pictures
 from training.data.samples import file_hash
 from training.family_recipes import DualBranchRecipe
@@ -38,9 +42,20 @@ from training.train.dual_branch import (
 )
 from training.train.runs import learnt_pictures
 
-CONFIG = DualBranchConfig("resnet18", CLASSES, ((32, 32),))
+# Registered while these tests run.
+ARCHITECTURES = dict(networks.ARCHITECTURES) | {"tiny": TINY}
+with pytest.MonkeyPatch.context() as _patched:
+    _patched.setattr(networks, "ARCHITECTURES", ARCHITECTURES)
+    CONFIG = DualBranchConfig("tiny", CLASSES)
 RECIPE = DualBranchRecipe(epochs=3, batch=4, learning_rate=1e-3)
 Parts = tuple[list[Plane], list[Plane]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks, "ARCHITECTURES", ARCHITECTURES)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_losses(
 def test_a_killed_process_is_resumed_to_the_same_losses(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "shapes", 8)
     arguments = (
-        f"train dual-branch --pictures {pictures} --architecture resnet18 --size 32 --epochs 12"
+        f"train dual-branch --pictures {pictures} --architecture resnet18 --size 32 --epochs 4"
         " --batch 4 --device cpu --held-out 0.4"
     ).split()
 
@@ -140,9 +155,10 @@ def test_a_killed_process_is_resumed_to_the_same_losses(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "training.json").exists()
-    subprocess.run(command("--out", str(killed), "--resume"), env=environment, check=True)
     whole = tmp_path / "whole"
-    subprocess.run(command("--out", str(whole)), env=environment, check=True)
+    for more in (("--out", str(killed), "--resume"), ("--out", str(whole))):
+        result = CliRunner().invoke(app, [*arguments, *more])
+        assert result.exit_code == 0, result.output
     facts = [json.loads((out / "training.json").read_text()) for out in (killed, whole)]
     assert facts[0]["losses"] == facts[1]["losses"]
 
@@ -165,7 +181,7 @@ def test_more_epochs_may_follow_and_other_data_may_not(
 
 
 def test_it_learns_to_tell_shapes_apart(parts: Parts, tmp_path: Path) -> None:
-    recipe = DualBranchRecipe(epochs=6, batch=6, learning_rate=3e-3, cosine=True, augment=False)
+    recipe = DualBranchRecipe(epochs=12, batch=6, learning_rate=3e-3, cosine=True, augment=False)
     facts = train_dual_branch(CONFIG, *parts, tmp_path, recipe)
     assert facts["losses"][-1] < 0.5 * facts["losses"][0]
     assert facts["validation"]["macro F1"] > 0.6
@@ -189,7 +205,7 @@ def test_a_start_gives_its_backbones_and_its_head_where_classes_agree(run: Path)
         assert torch.equal(network.eval().features(pictures), start.features(pictures))
     assert torch.equal(same.head.weight, start.head.weight)
     pair = DualBranch(DualBranchConfig("resnet18-resnet34", CLASSES))
-    with pytest.raises(UsageError, match="--start is resnet18, not resnet18-resnet34"):
+    with pytest.raises(UsageError, match="--start is tiny, not resnet18-resnet34"):
         load_start(pair, start)
 
 
