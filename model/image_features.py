@@ -6,15 +6,17 @@ they are measured: `model.image_statistics`.
 
 import base64
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
+# Nothing here imports numpy: the receiver, which must not, reads findings too.
 
 MOST_DIMENSIONS = 4096
 """No image tower projects to more; bounds what one finding may take: 8 kB."""
+_LARGEST = 65504.0
+"""Of float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,19 @@ class ImageFeatures:
         """Raises ValueError on an embedding that is none."""
         if self.embedding is None:
             return
-        values = np.frombuffer(self.embedding, "<f2") if len(self.embedding) % 2 == 0 else None
-        if values is None or not 0 < len(values) <= MOST_DIMENSIONS:
+        size, is_odd = divmod(len(self.embedding), 2)
+        if is_odd or not 0 < size <= MOST_DIMENSIONS:
             raise ValueError(f"an embedding has no 1 to {MOST_DIMENSIONS} numbers of two bytes")
-        if not np.isfinite(values).all():
+        # All bits of the exponent are set in what is not finite (IEEE 754, binary16).
+        if any(high & 0x7C == 0x7C for high in self.embedding[1::2]):
             raise ValueError("an embedding has a value that is not finite")
 
     @classmethod
-    def of(cls, statistics: ImageStatistics, embedding: npt.NDArray[np.float64]) -> Self:
+    def of(cls, statistics: ImageStatistics, embedding: Iterable[float]) -> Self:
         """Of an image feature (d,); one that is not finite is left out."""
-        is_finite = bool(np.isfinite(embedding).all())
-        return cls(statistics, embedding.astype("<f2").tobytes() if is_finite else None)
+        values = [float(value) for value in embedding]
+        is_finite = all(abs(value) <= _LARGEST for value in values)
+        return cls(statistics, struct.pack(f"<{len(values)}e", *values) if is_finite else None)
 
     def to_json(self) -> dict[str, Any]:
         """The key `image_features` of a finding; the embedding is base64 (RFC 4648)."""

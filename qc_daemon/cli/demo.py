@@ -33,6 +33,7 @@ from detector.frame import Pixels
 from model.finding import Finding
 from qc_daemon.cli.output import make_table
 from qc_daemon.cli.send import send
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.observe import log
 from qc_daemon.operations.results import finding_row, table_row
 from qc_daemon.operations.shared import open_store
@@ -41,7 +42,7 @@ from qc_daemon.records.received import exams
 from qc_daemon.records.results import findings
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.summary.html import PageEntry, exam_page
-from qc_daemon.settings import load
+from qc_daemon.settings import ReceiveSettings, load
 from training.phantom.dicom import exam
 
 BANNER = (
@@ -51,6 +52,7 @@ BANNER = (
 EXAM_SEED = 7
 CINE_FRAMES = 12
 QUIET_SECONDS = 2
+START_SECONDS = 120
 PATIENCE_SECONDS = 600
 
 
@@ -189,7 +191,7 @@ def run_service(config: Path, journal: Path) -> Iterator[None]:
             env=os.environ | {"QC_DAEMON_SCORE__BUNDLE": "default"},
         )
         try:
-            _wait_for_port(load(config).receive.port, process, journal)
+            _wait_for_echo(load(config).receive, process, journal)
             yield
         finally:
             process.send_signal(signal.SIGTERM)
@@ -199,14 +201,20 @@ def run_service(config: Path, journal: Path) -> Iterator[None]:
                 process.kill()
 
 
-def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", journal: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+def _wait_for_echo(
+    receive: ReceiveSettings, process: "subprocess.Popen[bytes]", journal: Path
+) -> None:
+    """Until the service answers a C-ECHO: its port is open some time before, on a busy machine."""
+    entity = AE("DEMO")
+    entity.add_requested_context(VERIFICATION)
+    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = 5
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        association = entity.associate("127.0.0.1", receive.port, ae_title=receive.ae_title)
+        if association.is_established:
+            status = association.send_c_echo()
+            association.release()
+            if "Status" in status and status.Status == 0x0000:
                 return
         time.sleep(0.1)
     raise QCError(ErrorCode.INTERNAL, f"the service did not start; see {journal}")

@@ -206,6 +206,12 @@ def test_a_start_loads_no_library_that_it_does_not_need(
     assert json.loads(process.stdout.replace("'", '"')) == []
 
 
+def test_the_receiver_can_be_imported_where_it_blocks_decoders() -> None:
+    code = "from qc_daemon.service import roles; roles._block_decoders(); import qc_daemon.receive"
+    process = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
 def test_an_upgrade_says_that_it_made_the_database_and_where(tmp_path: Path) -> None:
     config = tmp_path / "qc.toml"
     config.write_text("")

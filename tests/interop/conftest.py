@@ -29,7 +29,7 @@ from tests.support.wrapped_pictures import nuchal_pictures, ultrasound_image
 from training.phantom.dicom import exam
 
 SEED = 4711
-WRAPPED, A_WOMAN = 20, 5
+WRAPPED, A_WOMAN = 10, 5
 SETTLE_SECONDS = 1500.0
 """A bound for a machine that is busy with something else; idle, all is done in two minutes."""
 

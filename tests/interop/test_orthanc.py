@@ -1,6 +1,6 @@
 """From a real modality to a real PACS: nothing lost, and all that arrives can be read by others.
 
-A phantom exam, 27 real ultrasound files of many makers and 20 real NT pictures go to the service
+A phantom exam, 27 real ultrasound files of many makers and 10 real NT pictures go to the service
 with dcmsend; originals, structured reports and overlays come out in Orthanc.
 """
 
