@@ -97,9 +97,9 @@ def read_published(root: Path, task: str, dataset: str) -> list[Lesion]:
 def read_hc18(folder: Path) -> list[Lesion]:
     """HC18's heads with their ellipse, spacing and circumference, in file-name order.
 
-    The file's ellipses are the outer edge of a drawn line, by 0.8 mm of circumference too large on
-    average: here they are smaller by that edge, and have the published circumference. Pictures of
-    one fetus are one group. Raises SampleError.
+    The file's ellipses are larger than the published circumference by 0.8 mm on average, perhaps as
+    they are the outer edge of a drawn line: here they are made smaller to have it. Pictures of one
+    fetus are one group. Raises SampleError.
     """
     groups = {sample.image.name: sample.group for sample in read_head_samples(folder)}
     lesions = []
