@@ -29,7 +29,8 @@ def quiet() -> None:
 
 
 def ultralytics_tasks() -> ModuleType:
-    """The module `ultralytics.nn.tasks`, imported so that it writes nothing to the home directory.
+    """The module `ultralytics.nn.tasks`, imported so that it writes nothing to the home directory
+    and leaves `PIL.Image.open` as it is.
 
     Without YOLO_CONFIG_DIR its settings file goes to a folder that vanishes with the process.
     """
@@ -41,8 +42,13 @@ def ultralytics_tasks() -> ModuleType:
     # Importing ultralytics sets OMP_NUM_THREADS=1, which every child process would inherit.
     threads = os.environ.get("OMP_NUM_THREADS")
     import torch  # noqa: F401  (takes its thread count before ultralytics can change it)
+    from PIL import Image
+
+    image_open = Image.open
     from ultralytics.nn import tasks
 
+    # It puts its own in the place, which answers an unreadable file by installing a package.
+    Image.open = image_open
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
     return tasks  # type: ignore[no-any-return]

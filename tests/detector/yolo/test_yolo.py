@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load_file, save_file
 
 from detector.errors import ErrorCode, QCError
@@ -316,3 +317,12 @@ def test_nothing_is_called_and_nothing_written_at_home(tmp_path):
 
 def test_models_are_built_without_eval():
     assert ultralytics_tasks()._SafeLoad.restricted()
+
+
+def test_an_unreadable_picture_is_said_to_be_one(tmp_path: Path) -> None:
+    """Ultralytics would install a package to read it."""
+    ultralytics_tasks()
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path)

@@ -58,7 +58,7 @@ def test_a_probe_is_learnt_and_used(tower: str, labels: Path, tmp_path: Path) ->
     assert isinstance(run(*arguments).exception, UsageError)
     out = tmp_path / "classes.csv"
     result = run(
-        "classify", tmp_path / "probe/1-clip-clip0", labels.parent, "--tower", tower,
+        "classify", tmp_path / f"probe/1-clip-{Path(tower).name}", labels.parent, "--tower", tower,
         "--cache", tmp_path / "cache", "--format", "csv", "--out", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.exception

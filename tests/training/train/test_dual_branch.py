@@ -74,8 +74,10 @@ def run(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scalars(out: Path, name: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(out / "tensorboard")).Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
+    # File by file: the names of two files of one second do not say which was first.
+    files = [EventAccumulator(str(path)).Reload() for path in (out / "tensorboard").iterdir()]
+    scalars = [each.Scalars(name) for each in files if name in each.Tags()["scalars"]]
+    return sorted((event.step, event.value) for events in scalars for event in events)
 
 
 def test_a_run_says_what_it_was_made_of(run: Path, parts: Parts) -> None:
