@@ -74,7 +74,11 @@ def named(content: dict[str, Any], kind: str = "person") -> dict[str, set[str]]:
 
 
 def misses(truth: dict[str, Any], content: dict[str, Any]) -> list[str]:
-    """What is planted and not named as what it is, and the case-mix person if she is named."""
+    """What is planted and not named as what it is, and the case-mix person if she is named.
+
+    Not whether embeddings drift: at most 200 are compared with 200, and some histories of 30,000
+    findings pass. Statistics of the same pictures name the device.
+    """
     persons, problems = named(content), []
     trends = {
         subject["id"]
@@ -94,8 +98,6 @@ def misses(truth: dict[str, Any], content: dict[str, Any]) -> list[str]:
         problems.append("drifting_device")
     if truth["drifting_device"] not in drifting(content, "image:mean"):
         problems.append("drifting_device's pictures")
-    if truth["drifting_device"] not in drifting(content, "embedding"):
-        problems.append("drifting_device's embeddings")
     planted_day = date.fromisoformat(truth["model_shift_date"])
     days = [date.fromisoformat(each["date"]) for each in content["changes"]]
     if not any(abs((day - planted_day).days) <= 7 for day in days):
