@@ -308,6 +308,7 @@ def test_a_failure_is_stored_without_its_words(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", [601, 602, 603])
 def test_what_is_planted_in_an_imported_history_is_named(
     url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
