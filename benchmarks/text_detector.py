@@ -36,17 +36,17 @@ def pictures(folder: Path, count: int) -> list[Pixels]:
 def find_share(
     detector: TextDetector, tissue: Iterable[Pixels], height: int, grey: int
 ) -> tuple[int, int]:
-    """How many words were found, of how many."""
+    """How many words the detector covers, of how many."""
     place = random.Random(height * grey)
-    found = count = 0
+    hits = count = 0
     for pixels in tissue:
         fitting = max(1, min(len(WORDS), (pixels.shape[0] - 20) // (3 * height)))
         left, top = place.randrange(5, 60), place.randrange(5, 20)
         picture = burn_in(pixels, WORDS[:fitting], height, grey, left, top)
         words = detector.find_words(picture.pixels)
         count += len(picture.boxes)
-        found += sum(covered_share(box, words, pixels.shape) > 0.9 for box in picture.boxes)
-    return found, count
+        hits += sum(covered_share(box, words, pixels.shape) > 0.9 for box in picture.boxes)
+    return hits, count
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     print("letters (pixels) | " + " | ".join(f"grey {grey}" for grey in GREYS))
     for height in HEIGHTS:
         shares = [find_share(detector, tissue, height, grey) for grey in GREYS]
-        print(f"{height} | " + " | ".join(f"{found} of {count}" for found, count in shares))
+        print(f"{height} | " + " | ".join(f"{hits} of {count}" for hits, count in shares))
     began = time.process_time()
     blanked = [
         covered_share((0, 0, each.shape[1], each.shape[0]), detector.find_words(each), each.shape)

@@ -308,29 +308,29 @@ class _EmbeddingSample:
     """Of each key (device, four weeks, bundle) the findings with the smallest digests."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int, int], list[tuple[int, int, bytes]]] = {}
+        self._entries: dict[tuple[int, int, int], list[tuple[int, int, bytes]]] = {}
 
     def add(self, key: tuple[int, int, int], row: int, digest: bytes, embedding: bytes) -> None:
-        kept = self._kept.setdefault(key, [])
+        entries = self._entries.setdefault(key, [])
         entry = (-int.from_bytes(digest[:8], "big"), row, embedding)
-        if len(kept) < MOST_EMBEDDINGS:
-            heappush(kept, entry)
+        if len(entries) < MOST_EMBEDDINGS:
+            heappush(entries, entry)
         else:
-            heappushpop(kept, entry)
+            heappushpop(entries, entry)
 
     def build(self, place: Ints) -> dict[int, Embeddings]:
         """By bundle; `place` (n,) is where each row has come to lie."""
         by_bundle: dict[int, list[tuple[int, int, bytes]]] = {}
-        for (_, _, bundle), kept in self._kept.items():
+        for (_, _, bundle), entries in self._entries.items():
             # Of one bundle all are of the same size, but for what a file brought.
-            by_bundle.setdefault(bundle, []).extend(kept)
-        return {bundle: _embeddings(kept, place) for bundle, kept in by_bundle.items()}
+            by_bundle.setdefault(bundle, []).extend(entries)
+        return {bundle: _embeddings(entries, place) for bundle, entries in by_bundle.items()}
 
 
-def _embeddings(kept: list[tuple[int, int, bytes]], place: Ints) -> Embeddings:
-    sizes = Counter(len(each[2]) for each in kept)
+def _embeddings(entries: list[tuple[int, int, bytes]], place: Ints) -> Embeddings:
+    sizes = Counter(len(each[2]) for each in entries)
     usual = max(sizes, key=lambda size: (sizes[size], size))
-    chosen = [each for each in kept if len(each[2]) == usual]
+    chosen = [each for each in entries if len(each[2]) == usual]
     row = place[np.array([each[1] for each in chosen])]
     rank = np.array([-each[0] for each in chosen], np.uint64)
     values = np.frombuffer(b"".join(each[2] for each in chosen), "<f2").reshape(len(chosen), -1)

@@ -162,8 +162,8 @@ def _pixel_elements(plan: PixelPlan) -> dict[str, object]:
 
 
 def _regions(facts: ImageFacts, plan: PixelPlan) -> list[Dataset]:
-    """The items of the regions that were kept; none for one that was estimated."""
-    kept = []
+    """The items of the regions that the picture still has; none for one that was estimated."""
+    items = []
     for index, box in plan.regions:
         elements = facts.regions[index] if index < len(facts.regions) else None
         if elements is None:
@@ -178,8 +178,8 @@ def _regions(facts: ImageFacts, plan: PixelPlan) -> list[Dataset]:
             item = Dataset()
             for keyword, value in elements.items():
                 setattr(item, keyword, value)
-            kept.append(item)
-    return kept
+            items.append(item)
+    return items
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -91,7 +91,7 @@ def test_the_largest_changes_are_named_first():
     assert content["changes"][0]["change"] == pytest.approx(0.01)
 
 
-def test_both_are_held_against_the_same_blinded_readings():
+def test_both_are_compared_with_the_same_blinded_readings():
     read = (Reading("NT", "standard", True),)
     content = compare_bundles(
         [

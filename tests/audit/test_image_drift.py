@@ -91,9 +91,9 @@ def test_a_brighter_device_is_named_with_its_grey_levels_and_the_day() -> None:
         if device == "d2" and day >= CHANGED:
             statistics["mean"] += 6
 
-    found = alarms(frame_of(change))
-    assert set(found) == {("d2", "image:mean")}
-    own = found["d2", "image:mean"]
+    drifts = alarms(frame_of(change))
+    assert set(drifts) == {("d2", "image:mean")}
+    own = drifts["d2", "image:mean"]
     assert own.before == pytest.approx(45, abs=1)
     assert own.after is not None
     assert own.after - (own.before or 0) == pytest.approx(6, abs=1)
@@ -115,14 +115,14 @@ def test_sharpness_is_compared_by_its_logarithm_and_said_as_it_is() -> None:
     assert own.after == pytest.approx(2 * np.exp(5), rel=0.2)
 
 
-def test_another_size_of_pictures_is_seen_though_there_was_but_one() -> None:
+def test_another_size_of_pictures_is_an_alarm_where_there_was_one_before() -> None:
     def change(device: str, day: int, statistics: dict[str, float], embedding: np.ndarray) -> None:
         if device == "d1" and day >= CHANGED:
             statistics["width"] = 1024.0
 
-    found = alarms(frame_of(change))
-    assert set(found) == {("d1", "image:width")}
-    own = found["d1", "image:width"]
+    drifts = alarms(frame_of(change))
+    assert set(drifts) == {("d1", "image:width")}
+    own = drifts["d1", "image:width"]
     assert (own.before, own.after) == (800, 1024)
 
 
@@ -145,9 +145,9 @@ def test_embeddings_that_moved_are_named() -> None:
         if device == "d1" and day >= CHANGED:
             embedding[5] += 0.25
 
-    found = alarms(frame_of(change))
-    assert set(found) == {("d1", EMBEDDING)}
-    own = found["d1", EMBEDDING]
+    drifts = alarms(frame_of(change))
+    assert set(drifts) == {("d1", EMBEDDING)}
+    own = drifts["d1", EMBEDDING]
     assert own.value is not None
     assert own.energy is not None
     assert min(own.value, own.energy) > 0

@@ -87,7 +87,7 @@ def test_what_the_table_lists_is_empty_or_ours() -> None:
             assert element.is_empty, element.keyword
 
 
-def test_the_region_that_was_kept_stays_with_its_scale() -> None:
+def test_the_region_of_the_picture_stays_with_its_scale() -> None:
     facts = read_image_facts(with_region(), ExplicitVRLittleEndian)
     assert ImageFacts.from_json(facts.to_json()) == facts
     (item,) = build_header(facts, plan(), NAMES, 1).SequenceOfUltrasoundRegions

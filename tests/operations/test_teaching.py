@@ -199,8 +199,8 @@ def test_a_person_releases_what_she_looked_at(
         expected = np.zeros((120, 160), np.uint8)
         # No header tells a region here, so the edge of the content is estimated.
         assert pixels.shape == expected.shape
-        kept = pixels != 0
-        np.testing.assert_array_equal(pixels[kept], original.reshape(120, 160)[kept])
+        tissue = pixels != 0
+        np.testing.assert_array_equal(pixels[tissue], original.reshape(120, 160)[tissue])
 
 
 def test_the_database_keeps_who_released_which_findings(reviewed: Site, tmp_path: Path) -> None:

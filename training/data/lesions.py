@@ -217,14 +217,14 @@ def draw_shots(lesions: Sequence[Lesion], shots: int, seed: int) -> list[Lesion]
     groups: dict[str, set[str]] = {}
     for lesion in lesions:
         groups.setdefault(lesion.label, set()).add(lesion.group)
-    drawn: set[tuple[str, str]] = set()
+    shot_groups: set[tuple[str, str]] = set()
     for label, members in sorted(groups.items()):
         if len(members) < shots:
             what = f"class {label!r} has" if label else "there are"
             raise SampleError(f"{what} {len(members)} patients to learn from, fewer than {shots}")
         order = sorted(members, key=lambda group: (group_hash(group, seed), group))
-        drawn |= {(label, group) for group in order[:shots]}
-    return [lesion for lesion in lesions if (lesion.label, lesion.group) in drawn]
+        shot_groups |= {(label, group) for group in order[:shots]}
+    return [lesion for lesion in lesions if (lesion.label, lesion.group) in shot_groups]
 
 
 def check_lesions(lesions: Sequence[Lesion]) -> None:

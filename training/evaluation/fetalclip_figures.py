@@ -91,12 +91,12 @@ def age_figures(circumference: npt.ArrayLike, similarity: npt.ArrayLike) -> dict
     valid = ages.is_plausible(measured, days)
     difference = days - ages.median_age(measured)
     low, high = ages.HEAD_RANGE_MM
-    kept = (measured >= low) & (measured <= high)
+    in_range = (measured >= low) & (measured <= high)
     given = days >= ages.FLOOR_DAYS
     first_trimester = measured < ages.head_circumference(ages.DAYS[0])
     return {
-        "validity": _rate(valid[kept]) | {"interval": _interval(valid[kept])},
-        "difference in days": _differences(difference[kept]),
+        "validity": _rate(valid[in_range]) | {"interval": _interval(valid[in_range])},
+        "difference in days": _differences(difference[in_range]),
         "by head circumference": [
             {"mm": [start, end], **_rate(valid[band]), **_differences(difference[band])}
             for start, end in BANDS_MM
@@ -104,8 +104,8 @@ def age_figures(circumference: npt.ArrayLike, similarity: npt.ArrayLike) -> dict
         ],
         "abstention": {
             "below 14 weeks by median curve, not answered": _rate(~given[first_trimester]),
-            "100 to 342 mm, not answered": _rate(~given[kept]),
-            "100 to 342 mm, valid where answered": _rate(valid[kept & given]),
+            "100 to 342 mm, not answered": _rate(~given[in_range]),
+            "100 to 342 mm, valid where answered": _rate(valid[in_range & given]),
         },
     }
 

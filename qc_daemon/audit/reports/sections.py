@@ -559,8 +559,9 @@ class Composer:
             w.gettext("Remark"),
         )
         yield TableBlock(Table("", columns, rows))
-        drawn = sorted((d for d in own if d.is_alarm and d.months), key=lambda d: -(d.value or 0.0))
-        for each in drawn[:_MOST_DRIFT_CHARTS]:
+        alarms = [d for d in own if d.is_alarm and d.months]
+        alarms.sort(key=lambda d: -(d.value or 0.0))
+        for each in alarms[:_MOST_DRIFT_CHARTS]:
             yield self._drift_chart(each)
         if any(d.calls_for_calibration for d in own):
             yield Paragraph(

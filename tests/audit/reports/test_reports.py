@@ -323,7 +323,7 @@ def drift_of_pictures(kind: str, id: str) -> list[dict[str, Any]]:
         ("zh", ("平均灰度 41 → 55", "图像嵌入向量", "1.2% → 1.3%")),
     ],
 )
-def test_a_device_whose_pictures_changed_is_told_what_changed_and_since_when(
+def test_the_report_of_a_device_says_what_changed_in_its_pictures_and_since_when(
     language: str, expected: tuple[str, ...]
 ) -> None:
     body = audit_json(COUNTS, drift=drift_of_pictures("device", "d1"))
@@ -339,7 +339,7 @@ def test_a_device_whose_pictures_changed_is_told_what_changed_and_since_when(
     report_pdf(document)
 
 
-def test_a_person_is_told_of_her_machines_pictures_in_one_sentence() -> None:
+def test_the_report_of_a_person_has_one_sentence_on_her_machines_pictures() -> None:
     body = audit_json(COUNTS, drift=drift_of_pictures("device", "d1"))
     words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
     assert words.count("the pictures themselves changed since 2026-03-03") == 1
