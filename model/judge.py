@@ -4,7 +4,7 @@ Of each region: detect, describe, fuse image, text and layout, calibrate, check 
 turn the verdict to "review" wherever the evidence is too weak for one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -224,7 +224,7 @@ class Judge:
         site: SiteUse | None = None,
     ) -> Judgement:
         """The verdict on a region of the frame from the prediction for its crop, `tissue`."""
-        view = self._view(prediction)
+        view = likeliest_view(prediction.views)
         is_outlier = (
             prediction.outlier > self.outlier.threshold
             or Flag.NOT_ULTRASOUND in frame.flags
@@ -337,16 +337,17 @@ class Judge:
             )
         )
 
-    def _view(self, prediction: RegionPrediction) -> View:
-        """The likeliest view; OTHER when it is likelier than all of them together."""
-        if prediction.views[View.OTHER] >= 0.5:
-            return View.OTHER
-        return max(set(prediction.views) - {View.OTHER}, key=lambda v: (prediction.views[v], v))
-
     def _is_sure(self, view: View, prediction: RegionPrediction) -> bool:
         """Whether the view is likely enough and at least one of its structures was detected."""
         has_structure = any(BY_CODE[d.label].view is view for d in prediction.detections)
         return has_structure and prediction.views[view] >= self.thresholds.view
+
+
+def likeliest_view(probabilities: Mapping[View, float]) -> View:
+    """The likeliest view; OTHER when it is likelier than all of them together."""
+    if probabilities[View.OTHER] >= 0.5:
+        return View.OTHER
+    return max(set(probabilities) - {View.OTHER}, key=lambda view: (probabilities[view], view))
 
 
 def _quality(probability: float, band: tuple[float, float], unsure: bool) -> str:

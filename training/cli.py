@@ -381,6 +381,30 @@ def train_spatialclip(
     backbone: Annotated[
         Backbone, typer.Option(help="Image networks of the tower; --start must have the same.")
     ] = _BACKBONE,
+    backbone_rate: Annotated[
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="Times the learning rate, for the backbone; 0: frozen."
+        ),
+    ] = _SPATIALCLIP.backbone_rate,
+    cached_augmentations: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of a picture, on which a frozen backbone runs once; 0: always anew."
+        ),
+    ] = _SPATIALCLIP.cached_augmentations,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Give the network the backbone's average too.")
+    ] = _SPATIALCLIP.pooled,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Let the backbone see mirror images too.")
+    ] = _SPATIALCLIP.mirrored,
+    clean_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=_finite, help="Share of draws that show a picture as it is."
+        ),
+    ] = _SPATIALCLIP.clean_fraction,
     sononet: Annotated[
         Path | None,
         typer.Option(
@@ -434,6 +458,11 @@ def train_spatialclip(
         modality_dropout=modality_dropout,
         lora_rank=lora,
         backbone=backbone.value,
+        backbone_rate=backbone_rate,
+        cached_augmentations=cached_augmentations,
+        pooled=pooled,
+        mirrored=mirrored,
+        clean_fraction=clean_fraction,
         seed=seed,
     )
     if like is not None:

@@ -26,13 +26,13 @@ from model.criteria.rules import (
     GAIN,
     HORIZONTAL,
     LEVEL,
+    MODEL_RULES,
     NASAL,
-    NECK_NT,
+    NECK_CRL,
     NT_VISIBLE,
     OUTLINE,
     PLANE,
     PROFILE,
-    RULES,
     SHADOW,
     SIZE,
     SKULL,
@@ -157,7 +157,7 @@ def judge(
     pixels: Pixels,
     thresholds: CriteriaThresholds,
 ) -> tuple[Criterion, ...]:
-    """One outcome for each of `RULES[view]`, in their order; none for OTHER.
+    """One outcome for each of `MODEL_RULES[view]`, in their order; none for OTHER.
 
     Boxes are in pixels of the region `pixels`, RGB (height, width, 3). Size is a share of the
     picture, as in the guidelines, so that no rule needs millimetres.
@@ -175,7 +175,8 @@ def decide(
     """What `judge` gives, from the measurements that `measure` made of the same detections."""
     picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
     return tuple(
-        _criterion(rule.code, picture, measurements[rule.code], thresholds) for rule in RULES[view]
+        _criterion(rule.code, picture, measurements[rule.code], thresholds)
+        for rule in MODEL_RULES[view]
     )
 
 
@@ -189,7 +190,7 @@ def measure(
 ) -> dict[str, Measurement]:
     """The measurements that `judge` compares with thresholds, by criterion code; for their fit."""
     picture = _region_image(view, detections, width, height, pixels, detectable)
-    return {rule.code: _measure(rule.code, picture) for rule in RULES[view]}
+    return {rule.code: _measure(rule.code, picture) for rule in MODEL_RULES[view]}
 
 
 def failures(
@@ -494,20 +495,14 @@ _TECHNICAL = {
     GAIN.code: CriterionCheck(measure=brightness, better=Better.MIDDLE),
     FOCUS.code: CriterionCheck(measure=sharpness),
     SHADOW.code: CriterionCheck(measure=shadow, better=Better.LOW),
-    COMPLETE.code: CriterionCheck(measure=margin),
 }
+_COMPLETE = {COMPLETE.code: CriterionCheck(measure=margin)}
 CHECKS: dict[View, dict[str, CriterionCheck]] = {
     View.NT: {
         **_TECHNICAL,
         SIZE.code: CriterionCheck(measure=extent_of_all),
         PLANE.code: CriterionCheck(
             measure=mean_confidence(("NB", "F", "NA", "PAL", "TH", "MB")), by_confidence=True
-        ),
-        NECK_NT.code: CriterionCheck(
-            measure=head_angle,
-            reads=("NB", "NA", "PAL", "CM", "IT", "MB", "NT"),
-            unit="deg",
-            better=Better.MIDDLE,
         ),
         NT_VISIBLE.code: CriterionCheck(needs=(("NT",),)),
         NASAL.code: CriterionCheck(needs=(("NB",),)),
@@ -519,11 +514,12 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     },
     View.CRL: {
         **_TECHNICAL,
+        **_COMPLETE,
         SIZE.code: CriterionCheck(measure=extent_of("CRL"), reads=("CRL",)),
         # One box about the whole fetus says nothing of the plane, and of the neck only if
         # structures of the head were found with it.
         PLANE.code: CriterionCheck(measure=not_measurable),
-        NECK_NT.code: CriterionCheck(
+        NECK_CRL.code: CriterionCheck(
             measure=head_angle,
             reads=("NB", "NA", "PAL", "CM", "IT", "MB", "NT"),
             unit="deg",
@@ -536,6 +532,7 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     },
     View.HEAD: {
         **_TECHNICAL,
+        **_COMPLETE,
         SIZE.code: CriterionCheck(measure=extent_of("CB"), reads=("CB",)),
         PLANE.code: CriterionCheck(measure=level_head, by_confidence=True),
         SKULL.code: CriterionCheck(needs=(("CB",),), measure=margin_of("CB")),
@@ -546,6 +543,7 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     },
     View.ABDOMEN: {
         **_TECHNICAL,
+        **_COMPLETE,
         SIZE.code: CriterionCheck(measure=extent_of("AS"), reads=("AS",)),
         PLANE.code: CriterionCheck(measure=round_section, by_confidence=True),
         OUTLINE.code: CriterionCheck(needs=(("AS",),), measure=margin_of("AS")),
@@ -554,4 +552,4 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     },
     View.OTHER: {},
 }
-"""The check of each rule of `rules.RULES`, by view and criterion code."""
+"""The check of each rule of `rules.MODEL_RULES`, by view and criterion code."""

@@ -16,7 +16,6 @@ from model.criteria.rules import (
     HORIZONTAL,
     LEVEL,
     NECK_CRL,
-    NECK_NT,
     OUTLINE,
     PLANE,
     SHADOW,
@@ -120,7 +119,6 @@ MEASURED: Mapping[View, Mapping[str, ThreeWayThreshold]] = {
         SHADOW.code: _under(0.42, 0.81),
         SIZE.code: _above(0.43, 0.48),
         PLANE.code: _above(0.2, 0.5),
-        NECK_NT.code: ThreeWayThreshold(84, 90, 108, 112),
         LEVEL.code: _under(25, 35),
     },
     View.CRL: {
@@ -159,8 +157,7 @@ MEASURED: Mapping[View, Mapping[str, ThreeWayThreshold]] = {
 Fitted by `training.bundling.fit_criteria` on phantoms with perturbed boxes, rounded outwards; how
 level a NT view lies is from real boxes, which slope by less than 25 degrees in all 1,038 of the
 Fetus Framework.
-A criterion that is missing here is always None (cannot tell): whether the NT view is complete (a
-part that is cut off leaves no box to judge by), and the plane of the CRL view.
+A criterion that is missing here is always None (cannot tell): the plane of the CRL view.
 """
 
 

@@ -36,6 +36,8 @@ class SpatialClipConfig:
     empty: none.
     `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
     `mirrored`: the stem runs on the mirror image too, in twice its time.
+    `view_offset` is added to the view logits, in the order of VIEWS: log odds that correct for how
+    often training showed each view (Saerens et al. 2002); empty: nothing.
     """
 
     clip: dict[str, Any]
@@ -50,12 +52,15 @@ class SpatialClipConfig:
     stem: str = ""
     pooled: bool = False
     mirrored: bool = False
+    view_offset: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.fusion not in (GATED, CONCAT):
             raise ValueError(f"fusion {self.fusion!r} is neither {GATED} nor {CONCAT}")
         if (self.pooled or self.mirrored) and not self.stem:
             raise ValueError("only a stem's features can be pooled or mirrored")
+        if self.view_offset and len(self.view_offset) != len(VIEWS):
+            raise ValueError(f"view_offset has {len(self.view_offset)} of {len(VIEWS)} views")
 
     @property
     def dim(self) -> int:
@@ -68,7 +73,7 @@ class SpatialClipConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`; raises TypeError or ValueError on what is no configuration."""
-        return cls(**data)
+        return cls(**{**data, "view_offset": tuple(data.get("view_offset", ()))})
 
 
 def small_config(
@@ -246,6 +251,8 @@ class SpatialClip(nn.Module):
         self.gate_proj = nn.Linear(3 * d, 3) if config.fusion == GATED else None
         self.classifier = nn.Linear(d if config.fusion == GATED else 3 * d, 1)
         self.view_head = nn.Linear(3 * d, len(VIEWS))
+        offset = torch.tensor(config.view_offset or (0.0,) * len(VIEWS))
+        self.view_offset = nn.Buffer(offset, persistent=False)
         self.missing_tokens = nn.Parameter(torch.randn(3, d))
 
     def forward(
@@ -321,8 +328,9 @@ class SpatialClip(nn.Module):
         hidden = ~present & present.any(-1, keepdim=True)
         gates = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         fused = joined if self.gate_proj is None else (gates.unsqueeze(-1) * features).sum(1)
+        views = self.view_head(joined) + self.view_offset
         return SpatialClipOutput(
-            self.classifier(fused).squeeze(-1), self.view_head(joined), gates, *features.unbind(1)
+            self.classifier(fused).squeeze(-1), views, gates, *features.unbind(1)
         )
 
     @property

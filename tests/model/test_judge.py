@@ -15,7 +15,7 @@ from model.augment import augment
 from model.bundle.bundle import Bundle
 from model.calibration import Calibration, Scaling
 from model.criteria import checks
-from model.criteria.rules import RULES
+from model.criteria.rules import MODEL_RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Judge, RegionPrediction, Thresholds
 from model.site.calibrate import calibrate_site
@@ -84,7 +84,7 @@ def test_the_answer_is_whole(judge: Judge, frame: Frame) -> None:
     rows, columns = frame.pixels.shape[:2]
     assert judgement.region_index == 2
     assert sum(judgement.gates) == pytest.approx(1, abs=1e-5)
-    assert [c.code for c in judgement.criteria] == [r.code for r in RULES[judgement.view]]
+    assert [c.code for c in judgement.criteria] == [r.code for r in MODEL_RULES[judgement.view]]
     assert judgement.description
     for detection in judgement.detections:
         x0, y0, x1, y1 = detection.bbox

@@ -7,7 +7,7 @@ from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from model.criteria.checks import CHECKS, CriteriaThresholds, Failure
 from model.criteria.faults import CELLS, HIGH, LOW, REGION_FAULTS, STRUCTURE_FIXES
-from model.criteria.rules import RULES, TECHNICAL_CODES
+from model.criteria.rules import MODEL_RULES, TECHNICAL_CODES
 from model.finding import NON_STANDARD, QUALITY_LABELS, REVIEW, STANDARD, Criterion
 from model.reasons import (
     DELETION_MARGIN,
@@ -33,7 +33,7 @@ deletions = st.builds(
 
 @st.composite
 def failures(draw: st.DrawFn, view: View) -> list[Failure]:
-    codes = [rule.code for rule in RULES[view]]
+    codes = [rule.code for rule in MODEL_RULES[view]]
     chosen = draw(st.lists(st.sampled_from(codes), unique=True))
     directions = st.sampled_from([None, LOW, HIGH])
     return [
@@ -74,7 +74,7 @@ def test_anatomy_comes_before_technique_and_criteria_before_structures(
         for reason in reasons
     ]
     assert order == sorted(order)
-    rules = [rule.code for rule in RULES[view]]
+    rules = [rule.code for rule in MODEL_RULES[view]]
     for group in (0, 1):
         codes = [r.code for r, place in zip(reasons, order, strict=True) if place == group]
         assert codes == sorted(codes, key=rules.index)

@@ -4,14 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from detector.anatomy import View
+from training.data import fetal_planes, heads
 from training.data.fetus_framework import DATASET
 from training.data.samples import Origin
 
 Row = Mapping[str, Any]
 PARTS = {"detector": "detector", "spatialclip": "SpatialCLIP"}
 _CITED = {
+    heads.DATASET: "van den Heuvel et al. 2018, Zenodo 1327317: axial heads with the skull's"
+    " ellipse; structures are boxed in some of the same heads",
+    fetal_planes.DATASET: "Burgos-Artizzu et al. 2020, Zenodo 3904280: second- and third-trimester"
+    " planes, of none of the views",
     DATASET: "Cui and Dong 2022, doi:10.17632/n2rbrb9t4f.1: one hospital; no machine, gestational"
-    " age or patient is known, so that a picture counts as a patient but for near duplicates"
+    " age or patient is known, so that a picture counts as a patient but for near duplicates",
 }
 
 
@@ -37,7 +42,9 @@ def views_with_real_pictures(facts: Mapping[str, Any]) -> str:
     views = [view for view in facts["views"] if any(row["view"] == view for row in real)]
     views = [view for view in views if view != View.OTHER]
     if not views:
-        others = sum(row["standard"] + row["non-standard"] for row in real)
+        others = sum(
+            row["standard"] + row["non-standard"] + row.get("unlabelled", 0) for row in real
+        )
         more = f", and on {others} real pictures that show or name none of the views"
         return f"Trained on simulations{more if others else ''}."
     sets = {(row["dataset"], row["source"]) for row in real if row["view"] in views}
@@ -74,12 +81,16 @@ def training_data(facts: Mapping[str, Any]) -> str:
         else ""
     )
     table = "\n".join(lines)
+    columns = (
+        *("part", "data set", "folder or split", "origin", "view", "standard", "non-standard"),
+        *("no label", "groups", "hospitals"),
+    )
     return f"""\
 A group is what must not be divided: an exam, a patient, or a picture with what is made of it.
 "hospitals" are those that the samples name.
 
-| part | data set | folder or split | origin | view | standard | non-standard | groups | hospitals |
-|---|---|---|---|---|---|---|---|---|
+| {" | ".join(columns)} |
+|{"---|" * len(columns)}
 {table}
 
 {cited}{others}- The describer learns from sentences made for it, from no picture.
@@ -183,10 +194,10 @@ def _real(rows: Iterable[Row]) -> list[Row]:
 
 def _lines(name: str, rows: Sequence[Row] | None) -> list[str]:
     if rows is None:
-        return [f"| {name} | not recorded: trained by an earlier version | | | | | | | |"]
+        return [f"| {name} | not recorded: trained by an earlier version | | | | | | | | |"]
     return [
         f"| {name} | {row['dataset'] or 'not named'} | {row['source']} | {row['origin']}"
-        f" | {row['view']} | {row['standard']} | {row['non-standard']} | {row['groups']}"
-        f" | {row['hospitals'] or 'not named'} |"
+        f" | {row['view']} | {row['standard']} | {row['non-standard']} | {row.get('unlabelled', 0)}"
+        f" | {row['groups']} | {row['hospitals'] or 'not named'} |"
         for row in rows
     ]

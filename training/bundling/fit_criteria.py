@@ -10,7 +10,7 @@ from detector.anatomy import View
 from detector.boxes import Detection
 from detector.frame import Pixels
 from model.criteria.checks import CHECKS, Better, CriteriaThresholds, judge, measure
-from model.criteria.rules import RULES
+from model.criteria.rules import MODEL_RULES
 from model.criteria.thresholds import ThreeWayThreshold
 
 MIN_PER_CLASS = 8
@@ -91,7 +91,7 @@ def rates(
     return [
         _rates(view, rule.code, outcomes[view, rule.code])
         for view in View
-        for rule in RULES[view]
+        for rule in MODEL_RULES[view]
         if (view, rule.code) in outcomes
     ]
 

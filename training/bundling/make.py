@@ -1,6 +1,7 @@
 """From trained parts to a bundle: calibration, thresholds, outlier score, criteria, card."""
 
 import json
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,13 +35,14 @@ from model.judge import Thresholds
 from model.outlier import OutlierModel, detector_evidence
 from model.site import reference
 from model.site.reference import Reference
-from model.spatialclip.checkpoint import load_spatialclip
+from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.bundling.fit_criteria import CriteriaSample, fit, rates
 from training.bundling.model_card import model_card
 from training.bundling.real_criteria import criteria_figures, fit_to_real, read_real_pictures
-from training.crossval.folds import BOTH_CLASSES, load_predictions
+from training.crossval.folds import BOTH_CLASSES, VIEWS_FILE, load_predictions
+from training.crossval.head_prior import head_log_odds, view_offset
 from training.data.negatives import read_negatives
 from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
@@ -105,6 +107,8 @@ def make_bundle(
     layout = runs_of[SPATIALCLIP].get("layout", thresholds.detection)
     thresholds = replace(thresholds, layout=layout)
     networks = Networks.load(detector, describer, spatialclip)
+    log_odds = 0.0 if cross_validation is None else _head_log_odds(cross_validation)
+    networks = networks.with_view_offset(view_offset(log_odds))
     prepared = prepare(
         samples,
         networks.detector,
@@ -173,6 +177,7 @@ def make_bundle(
             "region": "ultrasound region, aspect kept",
             "mirror images too": networks.mirrored,
         },
+        "view prior": {"log odds of HEAD": log_odds},
         "training": {
             **runs_of,
             "calibration": {
@@ -192,7 +197,8 @@ def make_bundle(
         raise UsageError(f"{bad} is no finite number: the parts or the pictures are unfit")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         new = Path(scratch) / "bundle"
-        build(detector, describer, spatialclip, new, name=name, version=version, facts=facts)
+        corrected = networks.save_spatialclip(spatialclip, Path(scratch) / "spatialclip")
+        build(detector, describer, corrected, new, name=name, version=version, facts=facts)
         outlier.save(new / OUTLIER)
         (new / CARD).write_text(model_card(facts), encoding="utf-8")
         write_manifest(new, facts)
@@ -219,6 +225,18 @@ class Networks:
             Preprocessor.load(spatialclip, PICTURE_SIZE),
         )
 
+    def with_view_offset(self, offset: tuple[float, ...]) -> Self:
+        """The same parts, with this offset of SpatialCLIP's view logits."""
+        network = SpatialClip(replace(self.spatialclip.config, view_offset=offset))
+        network.load_state_dict(self.spatialclip.state_dict())
+        return replace(self, spatialclip=network.eval())
+
+    def save_spatialclip(self, run: Path, out: Path) -> Path:
+        """The folder `out`, with the run's tokenizer and SpatialCLIP as it is here."""
+        shutil.copytree(run, out, ignore=shutil.ignore_patterns(runs.CHECKPOINT, "tensorboard"))
+        save_spatialclip(out, self.spatialclip)
+        return out
+
     @property
     def mirrored(self) -> list[str]:
         """The parts that see the mirror image too."""
@@ -227,6 +245,14 @@ class Networks:
             SPATIALCLIP: self.spatialclip.config.mirrored,
         }
         return [part for part, is_mirrored in flags.items() if is_mirrored]
+
+
+def _head_log_odds(cross_validation: Path) -> float:
+    """The prior of HEAD that fits the heads of all folds; 0 where it judged no such pictures."""
+    try:
+        return head_log_odds(load_predictions(cross_validation, VIEWS_FILE))
+    except FileNotFoundError:
+        return 0.0
 
 
 def _check_views(samples: Sequence[Sample]) -> None:
@@ -365,11 +391,21 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"{folder} holds no finished cross-validation: figures.json: {error}"
         ) from None
-    names = ("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
+    names = (
+        *("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not"),
+        *("looks left out", "views of unlabelled pictures"),
+    )
+    unlabelled = figures["detector"].get("unlabelled", {})
     return {
         "cross_validation": {
-            **{name: figures[name] for name in (*names, "looks left out") if name in figures},
-            "detector": {name: figures["detector"][name] for name in ("map50", "ap50")},
+            **{name: figures[name] for name in names if name in figures},
+            "detector": {name: figures["detector"][name] for name in ("map50", "ap50")}
+            | {
+                "unlabelled": {
+                    name: {key: each[key] for key in ("map50", "ap50", "boxes")}
+                    for name, each in unlabelled.items()
+                }
+            },
             "sets": {
                 name: {
                     "labels": each["labels"],

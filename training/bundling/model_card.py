@@ -1,13 +1,16 @@
 """The model card of a bundle, written from its manifest: only metrics that were measured."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.anatomy import BY_CODE
+from detector.anatomy import BY_CODE, View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.site.reference import KEY
+from model.spatialclip.network import VIEWS
 from training.bundling import data_statements as data
+from training.data.heads import HC18
 from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES, SINGLE_BRANCHES
 from training.evaluation.report import QUALITY, format_interval, format_number
 from training.evaluation.select_calibration import (
@@ -17,11 +20,19 @@ from training.evaluation.select_calibration import (
     TEMPERATURE,
 )
 from training.evaluation.summary import EVERY_BRANCH, FAULT_NAMED, UNMET_ON_STANDARD
+from training.recipes import SpatialClipRecipe
 
 KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
 STYLE_METRICS = ("AUROC", "sensitivity", "specificity")
 _HARDEST = 3
+FIRST_TRIMESTER_HEADS = f"{HC18}, {View.HEAD.value}"
+"""The part of the pictures without a quality label that are heads of 14w0d or less."""
+_BACKBONES = {
+    "tf_efficientnet_lite0": "the ImageNet features of EfficientNet-Lite0 (Apache-2.0)",
+    "sononet16": "those of SonoNet-16 (Baumgartner et al. 2017, Apache-2.0), trained on\n"
+    "  second-trimester ultrasound",
+}
 _PICTURES_UNLIKE = " Pictures unlike those it knows get the flag"
 
 
@@ -76,13 +87,13 @@ fetus. The laboratory decides its use; it is not cleared as a medical device.
   labels: {_labels(facts["vocabulary"])}.{_mirrored(facts, "detector")}
 - Describer: a small BioGPT held to the grammar of what was detected.
 - SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate. Its image
-  tower stands on the ImageNet features of EfficientNet-Lite0 (Apache-2.0); the rest began from
+  tower stands on {_backbone(spatialclip)}; the rest began from
   nothing.{_mirrored(facts, "spatialclip")}
 
 ## Verdicts
 {_verdicts(facts["thresholds"])}
 
-## Training data
+{_known_by_view(facts)}## Training data
 {_training_data(facts)}
 ## Results
 "Standard" is the positive class: sensitivity is the share of standard pictures with P(standard) of
@@ -134,6 +145,47 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 def _mirrored(facts: Mapping[str, Any], part: str) -> str:
     is_mirrored = part in facts["preprocessing"].get("mirror images too", ())
     return " It looks at the mirror image too." if is_mirrored else ""
+
+
+def _backbone(spatialclip: Mapping[str, Any]) -> str:
+    """The image networks that the tower stands on, as a sentence names them."""
+    recipe = spatialclip.get("recipe", {})
+    names = recipe.get("backbone", SpatialClipRecipe().backbone).split("+")
+    return " and\n  ".join(_BACKBONES.get(name, name) for name in names)
+
+
+def _known_by_view(facts: Mapping[str, Any]) -> str:
+    """What real pictures say of each view; empty for manifests without pictures that have no
+    quality label, whose views are all known alike."""
+    cv = facts.get("cross_validation", {})
+    views = cv.get("views of unlabelled pictures")
+    if not views:
+        return ""
+    rows = []
+    for view in (v for v in facts["views"] if v != View.OTHER):
+        is_judged = view in facts["real_views"]
+        heads = views.get(FIRST_TRIMESTER_HEADS)
+        if is_judged:
+            known = ("out of fold", "boxed pictures", "boxes; ranges of standard ones", "labelled")
+        elif view == View.HEAD and heads:
+            share = heads["called"][View.HEAD]
+            known = (
+                f"{heads['pictures']} heads of 14w0d or less, called HEAD"
+                f" {format_number(share['value'])} ({format_interval(share['interval'])})",
+                "skull; falx and choroid plexus of later weeks",
+                "simulated",
+                "simulated: always `review`",
+            )
+        else:
+            known = ("simulated", "simulated", "simulated", "simulated: always `review`")
+        rows.append(f"| {view} | {' | '.join(known)} |")
+    table = "\n".join(rows)
+    return f"""## What is known from real pictures
+| view | which view it is | structures | criteria | quality |
+|---|---|---|---|---|
+{table}
+
+"""
 
 
 def _labels(codes: Sequence[str]) -> str:
@@ -432,7 +484,46 @@ the detectors that boxed what SpatialCLIP learnt from had seen the fold ("nested
 | figure | value | 95 % interval |
 |---|---|---|
 {table}
-{left_out if styles else ""}{_by_set(cv.get("sets", {}), cv["detector"].get("ap50", {}))}"""
+{left_out if styles else ""}{_by_set(cv.get("sets", {}), cv["detector"].get("ap50", {}))}\
+{_of_unlabelled(facts)}"""
+
+
+def _of_unlabelled(facts: Mapping[str, Any]) -> str:
+    """Views and structures of the pictures without a quality label; empty without any."""
+    cv = facts["cross_validation"]
+    views = cv.get("views of unlabelled pictures")
+    if not views:
+        return ""
+    columns = [str(view) for view in VIEWS]
+    rows = "\n".join(
+        f"| {name} | {each['pictures']} | "
+        + " | ".join(format_number(each["called"][view]["value"]) for view in columns)
+        + f" | {format_number(each['called standard']['value'])} |"
+        for name, each in views.items()
+    )
+    structures = "\n".join(
+        f"| {name} | {label} | {format_number(ap)} | {each['boxes'].get(label, 0)} |"
+        for name, each in cv["detector"].get("unlabelled", {}).items()
+        for label, ap in sorted(each["ap50"].items())
+    )
+    boxes = f"""
+Structures found in them, out of fold:
+
+| set | label | AP50 | boxes |
+|---|---|---|---|
+{structures}
+"""
+    odds = math.exp(facts.get("view prior", {}).get("log odds of HEAD", 0.0))
+    return f"""
+Real pictures without a quality label, out of fold: what share was called which view, and what
+share a standard NT view. First-trimester heads are few beside later ones, which look nearly alike;
+HEAD's odds are multiplied so that both are named wrongly equally often (by {odds:.1f} in this
+bundle; in these figures by what the other folds' heads ask for):
+
+| pictures | n | {" | ".join(columns)} | standard NT |
+|---|---|{"---|" * (len(columns) + 1)}
+{rows}
+{boxes if structures else ""}"""
 
 
 def _by_branch(cv: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from training.crossval.folds import (
     prepare_samples,
     train_and_predict,
 )
+from training.crossval.head_prior import head_log_odds, likeliest_views, with_head_log_odds
 from training.crossval.parallel import Task, run_parallel
 from training.data import splits
 from training.data.regions import match_regions, read_region
@@ -261,13 +262,14 @@ def view_figures(plan: Plan) -> dict[str, Any]:
     """Of each set of pictures without a quality label: the share that is called each view, and the
     share that is called a standard NT view, out of fold and with intervals by group.
 
-    As in `out_of_fold_figures` verdicts are without the out-of-distribution score.
+    As in `out_of_fold_figures` verdicts are without the out-of-distribution score. The prior of
+    HEAD is that of the other folds' heads.
     """
     _, high = Thresholds().review
     both_classes = [r for r in load_predictions(plan.out) if r["source"] == BOTH_CLASSES]
     rows = load_predictions(plan.out, VIEWS_FILE)
     probabilities = calibrate_out_of_fold(rows, both_classes, ALL_BRANCHES)
-    called = np.array([VIEWS[int(np.argmax(row["views"]))] for row in rows])
+    called = np.array(likeliest_views(_views_out_of_fold(rows)))
     is_standard = (called == View.NT) & (probabilities >= high)
     names = np.array([f"{row['source']}, {row['view']}" for row in rows])
     figures: dict[str, Any] = {}
@@ -280,6 +282,16 @@ def view_figures(plan: Plan) -> dict[str, Any]:
             "called standard": _share(is_standard[part], groups),
         }
     return figures
+
+
+def _views_out_of_fold(rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float64]:
+    """(N, 5) probabilities of the views, with the prior of HEAD that fits other folds' heads."""
+    views = np.array([row["views"] for row in rows], float)
+    folds = np.array([row["fold"] for row in rows])
+    for fold in sorted(set(folds.tolist())):
+        log_odds = head_log_odds([row for row in rows if row["fold"] != fold])
+        views[folds == fold] = with_head_log_odds(views[folds == fold], log_odds)
+    return views
 
 
 def _share(values: npt.NDArray[np.bool_], groups: Sequence[str]) -> dict[str, Any]:
@@ -345,7 +357,7 @@ def evaluated_sample(
         source=row["source"],
         view=View(row["view"]) if row["view"] else None,
         standard=row["standard"],
-        predicted_view=VIEWS[int(np.argmax(row["views"]))],
+        predicted_view=likeliest_views([row["views"]])[0],
         probability=p,
         label=REVIEW if low < p < high else STANDARD if p >= high else NON_STANDARD,
         gates=(image, text, spatial),

@@ -15,6 +15,8 @@ from training.data.csv_rows import CORNERS, check_pictures, read_box, read_numbe
 from training.data.samples import Origin, Sample, SampleError
 
 DATASET = "HC18"
+HC18, STRUCTURES = SOURCES = ("hc18_heads", "head_structures")
+"""`Sample.source` of what the two readers give."""
 SKULL = "CB"
 FLAG = {"0": False, "1": True}
 _ELLIPSE = ("cx", "cy", "axis1", "axis2", "angle_deg")
@@ -51,7 +53,7 @@ def read_hc18(folder: Path) -> list[Sample]:
                 view=View.HEAD if FLAG[row["first_trimester"]] else View.OTHER,
                 spacing_mm=read_number(row, "pixel_mm", where),
                 group=_group(row["id"]),
-                source="hc18_heads",
+                source=HC18,
                 origin=Origin.REAL,
                 dataset=DATASET,
                 hospital=DATASET,
@@ -86,7 +88,7 @@ def read_head_structures(folder: Path) -> list[Sample]:
             annotated=NOT_IN_A_HEAD | {detection.label for detection in detections},
             view=View.OTHER,
             group=_group(ids[file]),
-            source="head_structures",
+            source=STRUCTURES,
             origin=Origin.REAL,
             dataset=DATASET,
             hospital=DATASET,

@@ -118,10 +118,12 @@ def train_small_spatialclip(
         preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
         network = SpatialClip(small_config(len(tokenizer), stem=recipe.backbone))
         load_backbone_weights(network, sononet)
+        network = _with_stem(network, recipe)
     else:
         preprocessor, network = load_start(start, recipe)
     backbone = network.trimodal_clip.stem
-    if recipe.cached_augmentations and any(recipe.stages) and backbone is not None:
+    is_frozen = any(recipe.stages) or not recipe.backbone_rate
+    if recipe.cached_augmentations and is_frozen and backbone is not None:
         cache = cache or out
         training = add_cached_features(training, backbone, preprocessor, recipe, cache)
         validation = add_augmented(
@@ -156,12 +158,17 @@ def load_start(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, Sp
             f"--start {start} has the backbone {network.config.stem or 'none'},"
             f" the recipe {recipe.backbone}"
         )
-    if recipe.pooled or recipe.mirrored:
-        network = network.with_stem(
-            pooled=recipe.pooled or network.config.pooled,
-            mirrored=recipe.mirrored or network.config.mirrored,
-        )
-    return Preprocessor.load(start, PICTURE_SIZE), network
+    return Preprocessor.load(start, PICTURE_SIZE), _with_stem(network, recipe)
+
+
+def _with_stem(network: SpatialClip, recipe: SpatialClipRecipe) -> SpatialClip:
+    """The network, its backbone pooled and mirrored as the recipe says, or as it is already."""
+    if not (recipe.pooled or recipe.mirrored):
+        return network
+    return network.with_stem(
+        pooled=recipe.pooled or network.config.pooled,
+        mirrored=recipe.mirrored or network.config.mirrored,
+    )
 
 
 def add_cached_features(

@@ -282,6 +282,9 @@ class _Run:
         """Set which parameters the stage trains, and make a new optimiser of exactly these."""
         has_adapters = self.stage is Stage.TOP and self.recipe.lora_rank > 0
         set_stage(self.network, Stage.PROJECTION if has_adapters else self.stage)
+        backbone = self.network.trimodal_clip.stem
+        if backbone is not None and not self.recipe.backbone_rate:
+            backbone.networks.requires_grad_(False)
         self.reference = None
         if self.stage is Stage.TOP and self.recipe.preservation_weight:
             self.reference = deepcopy(self.network).requires_grad_(False).eval()

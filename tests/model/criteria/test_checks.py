@@ -14,7 +14,7 @@ from model.criteria.checks import (
     failures,
     judge,
 )
-from model.criteria.rules import RULES
+from model.criteria.rules import FOR_A_PERSON, MODEL_RULES, RULES
 from model.criteria.sonogram import Sonogram
 from model.criteria.thresholds import ThreeWayThreshold
 
@@ -68,7 +68,7 @@ def abdomen(*codes):
 @pytest.mark.parametrize("view", View)
 def test_one_outcome_for_each_rule_in_order(view):
     codes = [c.code for c in judge(view, [], 400, 300, speckle(), CriteriaThresholds())]
-    assert codes == [rule.code for rule in RULES[view]]
+    assert codes == [rule.code for rule in MODEL_RULES[view]]
     assert set(CHECKS[view]) == set(codes)
 
 
@@ -190,11 +190,17 @@ def test_neck_needs_face_base_and_nape(angle, met):
         return Detection(code, (x - 5, y - 5, x + 5, y + 5), 0.9)
 
     nose, base, nape = at("NB", 30 - angle, 90), at("CM", 0, 0), at("NT", 30, 60)
-    outcomes = verdicts(View.NT, [nose, base, nape])["CRIT-NECK"]
+    outcomes = verdicts(View.CRL, [nose, base, nape])["CRIT-NECK"]
     assert outcomes.value == pytest.approx(angle)
     assert outcomes.met is met
     assert set(outcomes.evidence) == {"NB", "CM", "NT"}
-    assert verdicts(View.NT, [nose, nape])["CRIT-NECK"].met is None
+    assert verdicts(View.CRL, [nose, nape])["CRIT-NECK"].met is None
+
+
+def test_of_the_nt_view_a_person_judges_neck_and_completeness():
+    codes = verdicts(View.NT, [Detection("NT", (100, 100, 260, 120), 0.9)])
+    assert set(codes).isdisjoint({"CRIT-NECK", "CRIT-COMPLETE"})
+    assert {rule.code for rule in RULES[View.NT]} - set(codes) == FOR_A_PERSON[View.NT]
 
 
 @pytest.mark.parametrize(("level", "met"), [(0.1, False), (0.38, True), (0.75, False)])

@@ -78,6 +78,18 @@ def test_shapes_and_norms(fusion):
         assert torch.allclose(feature.norm(dim=-1), torch.ones(3), atol=1e-5)
 
 
+def test_a_view_offset_is_added_to_the_view_logits_and_stored(tmp_path):
+    offset = (1.5, 0.0, -0.5, 0.0, 0.0)
+    plain, shifted = tiny(), tiny(view_offset=offset)
+    before, after = plain(**batch()), shifted(**batch())
+    assert torch.allclose(after.view_logits - before.view_logits, torch.tensor(offset), atol=1e-6)
+    assert torch.equal(after.logit, before.logit)
+    save_spatialclip(tmp_path, shifted)
+    assert load_spatialclip(tmp_path).config.view_offset == offset
+    with pytest.raises(ValueError, match="view_offset has 2 of 5 views"):
+        tiny(view_offset=(1.0, 2.0))
+
+
 def test_view_order():
     assert VIEWS == (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHER)
 

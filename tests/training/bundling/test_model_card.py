@@ -113,8 +113,10 @@ def test_the_card_of_other_data_does_not_mention_the_shipped_data(own: dict[str,
     ):
         assert absent not in card, absent
     assert "**Only CRL has learnt from real pictures, of 1 part of 1 data set (clinic)." in card
-    assert "| detector, learnt from | not named | clinic | real | CRL | 30 | 12 | 40 | 2 |" in card
-    assert "| ph | simulated | NT | 30 | 12 | 40 | not named |" in card
+    assert (
+        "| detector, learnt from | not named | clinic | real | CRL | 30 | 12 | 0 | 40 | 2 |" in card
+    )
+    assert "| ph | simulated | NT | 30 | 12 | 0 | 40 | not named |" in card
     assert "Calibration pictures: 42 real (30 standard)." in card
     assert "a part learnt from none" in card
     assert "Only standard real pictures are boxed" not in card
@@ -127,6 +129,29 @@ def test_the_card_says_what_was_not_recorded(own: dict[str, Any]) -> None:
     assert "not all recorded" in card
     assert "| detector, learnt from | not recorded: trained by an earlier version |" in card
     assert "Whether a part learnt from some of them was not recorded." in card
+
+
+def test_pictures_without_a_label_are_counted_and_their_views_told(own: dict[str, Any]) -> None:
+    heads = ROW | {"view": "HEAD", "standard": 0, "non-standard": 0, "unlabelled": 98}
+    own["training"]["detector"]["training"]["data"] = [ROW, PHANTOMS, heads]
+    share = {"value": 0.9, "interval": [0.83, 0.95]}
+    views = {"HEAD": share} | {view: {"value": 0.025} for view in ("NT", "CRL", "ABDOMEN", "OTHER")}
+    own["cross_validation"] = json.loads((locate("default") / "bundle.json").read_text())[
+        "cross_validation"
+    ]
+    own["cross_validation"]["views of unlabelled pictures"] = {
+        "hc18_heads, HEAD": {"pictures": 98, "called": views, "called standard": {"value": 0.0}}
+    }
+    own["cross_validation"]["detector"]["unlabelled"] = {
+        "hc18_heads": {"map50": {"value": 0.9}, "ap50": {"CB": 0.95}, "boxes": {"CB": 863}}
+    }
+    own["view prior"] = {"log odds of HEAD": 2.0}
+    card = model_card(own)
+    assert "| real | HEAD | 0 | 0 | 98 | 40 | 2 |" in card
+    assert "98 heads of 14w0d or less, called HEAD 0.900 (0.830 to 0.950)" in card
+    assert "| hc18_heads, HEAD | 98 | 0.900 | 0.025 | 0.025 | 0.025 | 0.025 | 0.000 |" in card
+    assert "| hc18_heads | CB | 0.950 | 863 |" in card
+    assert "(by 7.4 in this" in card
 
 
 def test_what_a_part_began_with_counts_as_learnt(own: dict[str, Any]) -> None:

@@ -76,6 +76,33 @@ def test_a_run_trains_saves_and_resumes_in_all_stages(
     assert list(load_spatialclip(tmp_path / "staged").state_dict()) == list(before)
 
 
+def test_a_frozen_backbone_stays_as_it_came_and_runs_once_on_each_augmentation(
+    prepared_samples: list[PreparedSample], tmp_path: Path
+) -> None:
+    recipe = SpatialClipRecipe(
+        epochs=1,
+        batch=8,
+        backbone_rate=0.0,
+        cached_augmentations=1,
+        pooled=True,
+        mirrored=True,
+        clean_fraction=0.5,
+    )
+    arguments = (prepared_samples[:16], prepared_samples[16:], tmp_path / "run")
+    train_small_spatialclip(*arguments, recipe, resume=False, command="test")
+    network = load_spatialclip(tmp_path / "run")
+    assert network.config.pooled
+    assert network.config.mirrored
+    begun = SpatialClip(network.config)
+    load_backbone_weights(begun, None)
+    stem, start = network.trimodal_clip.stem, begun.trimodal_clip.stem
+    assert stem is not None
+    assert start is not None
+    for name, weight in stem.networks.state_dict().items():
+        assert torch.equal(weight, start.networks.state_dict()[name].half().float()), name
+    assert len(list((tmp_path / "run" / "sights").glob("*.npz"))) == len(prepared_samples)
+
+
 def test_boxes_of_a_fold_come_from_its_own_detector(
     phantom_samples: list[Sample], describer_run: Path, detector_run: Path, tmp_path: Path
 ) -> None:
