@@ -190,6 +190,7 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
     """The manifest's facts that would keep a judge from opening the bundle, an error for each."""
     from model.calibration import Calibration
     from model.criteria.thresholds import CriteriaThresholds
+    from model.image_reference import KEY, ImageReference
 
     readers = {
         "calibration": Calibration.from_json,
@@ -201,6 +202,10 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
             parse(manifest[name])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             yield _mismatch(f"{MANIFEST}: {name} is unusable ({type(error).__name__}: {error})")
+    try:
+        ImageReference.from_manifest(manifest)
+    except ValueError as error:
+        yield _mismatch(f"{MANIFEST}: {KEY} is unusable ({error})")
     if not isinstance(manifest.get("real_views", []), list) or not set(
         map(str, manifest.get("real_views", []))
     ) <= {view.value for view in View}:

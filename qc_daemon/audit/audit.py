@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from model.criteria.rules import RULES
+from qc_daemon.audit import bundle_reference
 from qc_daemon.audit.benchmark import Bools
+from qc_daemon.audit.bundle_reference import References
 from qc_daemon.audit.changes import ModelChange, model_changes
 from qc_daemon.audit.drift import NIGHTS, SIGNALS, Drift, drifts
-from qc_daemon.audit.drift_windows import RECENT_DAYS, REFERENCE_DAYS
+from qc_daemon.audit.drift_windows import BUNDLE, RECENT_DAYS, REFERENCE_DAYS
 from qc_daemon.audit.flags import TREND_FALSE_DISCOVERY_RATE, call_measures
 from qc_daemon.audit.history import LimitKey, Limits, PointLimits, rounded
 from qc_daemon.audit.image_drift import (
@@ -77,10 +80,12 @@ def make_audit(
     *,
     stored: Limits,
     readings: Readings = NO_READINGS,
+    references: References = MappingProxyType({}),
     step: Callable[[float], None] = lambda _: None,
 ) -> Audit:
-    """The audit of these rows; those before the window are history. `step` is told how far it is,
-    0 to 1, and may raise to end it."""
+    """The audit of these rows; those before the window are history. `references` are what bundles
+    say of their pictures, by model id. `step` is told how far it is, 0 to 1, and may raise to end
+    it."""
     changes = model_changes(Frame(rows, rules.views, rules.last_day))
     frame = Frame(rows, rules.views, rules.last_day, tuple(each.day for each in changes))
     window = rows.day >= rules.first_day
@@ -103,10 +108,11 @@ def make_audit(
     add_group_history(everybody, frame, stored, limits)
     step(0.7)
     left_out = np.isin(rows.person, trending)
-    device_drift = drifts(frame, "device", rules.level, left_out)
+    device_drift = drifts(frame, "device", rules.level, left_out, references)
     moved = [each.subject for each in device_drift if each.is_alarm]
     # A site is not named for what one of its devices does.
-    site_drift = drifts(frame, "site", rules.level, left_out | np.isin(rows.device, moved))
+    of_moved = left_out | np.isin(rows.device, moved)
+    site_drift = drifts(frame, "site", rules.level, of_moved, references)
     step(0.9)
     bundle = _bundle_of_most(rows, window)
     version = None if bundle is None else criteria_version(bundle["model_id"])
@@ -126,7 +132,7 @@ def make_audit(
         "bundles": _bundles(rows),
         "criteria_version": version,
         "data_sha256": rows.digest,
-        "rules": _rules(rules),
+        "rules": _rules(rules, references),
         "counts": _counts(frame, window),
         "group": {"measures": list(everybody.by_subject.get(0, {}).values())},
         "subjects": subjects,
@@ -171,7 +177,7 @@ def _bundles(rows: Rows) -> list[dict[str, Any]]:
     return sorted(listed, key=lambda each: (each["from"], each["model_id"]))
 
 
-def _rules(rules: AuditRules) -> dict[str, Any]:
+def _rules(rules: AuditRules, references: References) -> dict[str, Any]:
     curve = rules.curve
     return {
         "min_judged": MIN_JUDGED,
@@ -192,6 +198,15 @@ def _rules(rules: AuditRules) -> dict[str, Any]:
             "reference_days": REFERENCE_DAYS,
             "least_effect": LEAST_EFFECT,
             "embeddings": MOST_EMBEDDINGS,
+            "least_effect_of_bundle": bundle_reference.LEAST_EFFECT,
+            "references": [
+                {
+                    "model_id": model_id,
+                    "pictures": reference.pictures,
+                    "data_sha256": reference.data_sha256,
+                }
+                for model_id, reference in sorted(references.items())
+            ],
         },
     }
 
@@ -239,6 +254,7 @@ def _drift(drift: Drift, kind: Kind, frame: Frame) -> dict[str, Any]:
         "feature": drift.feature,
         "n": drift.n,
         "reference_n": drift.reference_n,
+        "compared_with": drift.compared_with,
         "value": rounded(drift.value),
         "shift": rounded(drift.shift),
         "p": rounded(drift.p, 12),
@@ -266,18 +282,34 @@ def _drift(drift: Drift, kind: Kind, frame: Frame) -> dict[str, Any]:
 
 
 def _drift_words(drift: Drift, kind: Kind, name: str, since: str | None) -> str:
+    if drift.compared_with == BUNDLE:
+        return _words_of_bundle(drift, kind, name)
     about = f"since about {since}" if since else "lately"
     if drift.feature == EMBEDDING:
         return f"embeddings of the pictures of {kind} {name} changed {about}"
     if drift.before is not None and drift.after is not None:
-        words = STATISTIC_WORDS[drift.feature.removeprefix(STATISTIC)]
-        before, after = (_short(each) for each in (drift.before, drift.after))
-        return f"image statistics of {kind} {name} changed {about}: {words} {before} → {after}"
+        return f"image statistics of {kind} {name} changed {about}: {_change_of_mean(drift)}"
     return (
         f"{kind} {name}: {drift.feature} of its pictures moved away from what it began with"
         + (f", {about}" if since else "")
         + ("; fit its site's calibration anew" if drift.needs_calibration else "")
     )
+
+
+def _words_of_bundle(drift: Drift, kind: Kind, name: str) -> str:
+    what = "embeddings" if drift.feature == EMBEDDING else "image statistics"
+    by_how_much = "" if drift.before is None else f": {_change_of_mean(drift)}"
+    return (
+        f"{what} of the pictures of {kind} {name} are unlike those that the bundle was"
+        f" calibrated on{by_how_much}; calibrate its site before its probabilities are relied on"
+    )
+
+
+def _change_of_mean(drift: Drift) -> str:
+    assert drift.before is not None
+    assert drift.after is not None
+    words = STATISTIC_WORDS[drift.feature.removeprefix(STATISTIC)]
+    return f"{words} {_short(drift.before)} → {_short(drift.after)}"
 
 
 def _short(value: float) -> str:

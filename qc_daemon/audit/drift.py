@@ -3,7 +3,8 @@
 For each feature of the models' answers a subject's values are taken from the mean of its own first
 half-year. What is left of its newest values is compared with what is left of the other subjects'
 in the same days: a change of the models, or of the season, moves all of them and is none of a
-device. Image statistics and embeddings are compared with the subject's own (`image_drift`). The
+device. Image statistics and embeddings are compared with the subject's own (`image_drift`), and
+with the bundle's while it has none (`bundle_reference`). The
 index is PSI over the reference's deciles with its chi squared law, and the shift of the mean with
 its normal one, both widened as images of one exam are alike. p-values are adjusted over subjects
 and features (Benjamini and Hochberg); an alarm needs SIGNALS of the last NIGHTS weekly looks.
@@ -11,15 +12,25 @@ and features (Benjamini and Hochberg); an alarm needs SIGNALS of the last NIGHTS
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 from scipy import stats
 
 from qc_daemon.audit.benchmark import Bools, Floats, Ints
+from qc_daemon.audit.bundle_reference import (
+    BundlePictures,
+    EmbeddingsOrBundle,
+    References,
+    StatisticOrBundle,
+)
 from qc_daemon.audit.changes import case_residuals
 from qc_daemon.audit.distances import MIN_SAMPLE, ReferenceBins
 from qc_daemon.audit.drift_windows import (
+    BUNDLE,
+    OTHERS,
+    OWN,
     DriftTest,
     Month,
     ramp_begin,
@@ -51,7 +62,7 @@ class Drift:
     `shift` of the mean (its own unit) of `n` recent values against `reference_n`; None where there
     are too few. `before` and `after` are the means of an image statistic, `months` those of an
     alarm. `nights`: whether each look, oldest first, was beyond the false discovery rate. `since`:
-    the day (ordinal) it began, about."""
+    the day (ordinal) it began, about. `compared_with`: whose values the reference is."""
 
     subject: int
     feature: str
@@ -67,6 +78,7 @@ class Drift:
     after: float | None = None
     energy: float | None = None
     months: tuple[Month, ...] = ()
+    compared_with: str | None = None
 
     @property
     def is_alarm(self) -> bool:
@@ -90,8 +102,15 @@ class _Tested(Protocol):
     def months(self, subject: int) -> list[Month]: ...
 
 
-def drifts(frame: Frame, kind: Kind, level: float, left_out: Bools | None = None) -> list[Drift]:
+def drifts(
+    frame: Frame,
+    kind: Kind,
+    level: float,
+    left_out: Bools | None = None,
+    references: References = MappingProxyType({}),
+) -> list[Drift]:
     """The drift of each subject and feature; rows (n,) that are `left_out` count for nothing.
+    `references` are the bundles', by their model ids.
 
     In a second round subjects with an alarm are left out of what the others are compared with.
     """
@@ -99,7 +118,7 @@ def drifts(frame: Frame, kind: Kind, level: float, left_out: Bools | None = None
     samples: dict[str, _Tested] = {
         each: _Samples.of(frame, kind, each, subjects, left_out) for each in FEATURES
     }
-    images = _image_samples(frame, kind, subjects, left_out)
+    images = _image_samples(frame, kind, subjects, left_out, references)
     tests = _tests(frame, images, subjects, frozenset())
     every = samples | images
     first = _round(
@@ -114,14 +133,17 @@ def drifts(frame: Frame, kind: Kind, level: float, left_out: Bools | None = None
 
 
 def _image_samples(
-    frame: Frame, kind: Kind, subjects: int, left_out: Bools | None
+    frame: Frame, kind: Kind, subjects: int, left_out: Bools | None, references: References
 ) -> dict[str, _Tested]:
     samples: dict[str, _Tested] = {}
+    pictures = BundlePictures.of(frame, kind, subjects, left_out, references)
     if frame.rows.statistics.shape[1]:
         for feature in STATISTIC_FEATURES:
-            samples[feature] = StatisticSamples.of(frame, kind, feature, subjects, left_out)
+            own = StatisticSamples.of(frame, kind, feature, subjects, left_out)
+            samples[feature] = StatisticOrBundle(own, pictures)
     if frame.rows.embeddings:
-        samples[EMBEDDING] = EmbeddingSamples.of(frame, kind, subjects, left_out)
+        embeddings = EmbeddingSamples.of(frame, kind, subjects, left_out)
+        samples[EMBEDDING] = EmbeddingsOrBundle(embeddings, pictures)
     return samples
 
 
@@ -190,11 +212,16 @@ class _Samples:
         normal = 2 * float(stats.norm.sf(abs(shift) / error)) if error > 0 else 1.0
         # Two tests of one question.
         p = min(1.0, 2 * min(law, normal))
-        return DriftTest(len(recent), len(reference), float(index), shift, p)
+        whose = OWN if self._is_own_reference else OTHERS
+        return DriftTest(len(recent), len(reference), float(index), shift, p, compared_with=whose)
+
+    @property
+    def _is_own_reference(self) -> bool:
+        return int((self.reference_n > 0).sum()) < _FEW_SUBJECTS
 
     def _reference(self, subject: int, first: int, last: int, moved: frozenset[int]) -> Floats:
         has_reference = np.flatnonzero(self.reference_n > 0)
-        if len(has_reference) < _FEW_SUBJECTS:
+        if self._is_own_reference:
             own = np.flatnonzero(self.subject == subject)
             return self.value[own[: int(self.reference_n[subject])]]
         others = np.setdiff1d(has_reference, [subject, *moved])
@@ -271,6 +298,8 @@ def _drift(
     )
     newest = tests[-1]
     is_alarm = sum(nights) >= SIGNALS
+    # What differs from the bundle's pictures has done so from the first day on.
+    is_of_bundle = newest is not None and newest.compared_with == BUNDLE
     return Drift(
         subject,
         feature,
@@ -281,9 +310,10 @@ def _drift(
         p=None if newest is None else newest.p,
         q=q_values[-1],
         nights=nights,
-        since=samples.begin(subject, moved) if any(nights) else None,
+        since=samples.begin(subject, moved) if any(nights) and not is_of_bundle else None,
         before=None if newest is None else newest.before,
         after=None if newest is None else newest.after,
         energy=None if newest is None else newest.energy,
         months=tuple(samples.months(subject)) if is_alarm else (),
+        compared_with=None if newest is None else newest.compared_with,
     )

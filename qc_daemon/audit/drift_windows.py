@@ -10,13 +10,16 @@ from qc_daemon.audit.measures import MONTH
 REFERENCE_DAYS = 182
 RECENT_DAYS = 28
 LONGEST_RECENT_DAYS = 182
+OWN, OTHERS, BUNDLE = "own", "others", "bundle"
+"""Whose values are a reference: the subject's own, the other subjects', or the bundle's."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriftTest:
     """`index` is the distance of `n` recent values from `reference_n` (PSI; MMD^2 of embeddings),
     `shift` that of their means. `before` and `after` are the means in the feature's own unit.
-    `is_relevant`: the change is large enough to matter, whatever its p-value."""
+    `is_relevant`: the change is large enough to matter, whatever its p-value. `compared_with` says
+    whose values the reference is: one of OWN, OTHERS and BUNDLE."""
 
     n: int
     reference_n: int
@@ -27,6 +30,7 @@ class DriftTest:
     after: float | None = None
     energy: float | None = None
     is_relevant: bool = True
+    compared_with: str = OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """Drift of the pictures themselves: image statistics, and embeddings.
 
 Machines differ for good, and no change of the models moves a picture's statistics: each subject is
-compared with its own reference, the half-year that it began with. What the view, gestational age
-and body mass index explain is taken out, and a site's values are taken from those of their device,
-so that another machine at a site is no drift.
+compared with its own reference, the half-year that it began with; before that is over, with the
+bundle's (`bundle_reference`). What the view, gestational age and body mass index explain is taken
+out, and a site's values are taken from those of their device, so that another machine at a site is
+no drift.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +58,7 @@ two normal laws d apart it is d^2."""
 MIN_EMBEDDINGS, MOST_EMBEDDINGS = 100, 200
 """Of fewer on a side nothing is said; of more so many are compared, by lot: the cost of a test does
 not grow with the findings."""
-_MIN_EXAMS = 20
+MIN_EXAMS = 20
 # Skewed ones are compared by their logarithm.
 _LOGARITHMIC = frozenset(("saturated", "sharpness", "noise", "spacing"))
 _TINY = 1e-4
@@ -68,14 +70,15 @@ _DIGITS = 9
 @dataclass(frozen=True, slots=True, eq=False)
 class StatisticSamples:
     """An image statistic (n,) by subject and time, each taken from the mean of the subject's
-    reference, which is `before` (its logarithm of a skewed one); `inflation` is how many times a
-    mean's variance is that of independent pictures."""
+    reference, which is `before` (its logarithm of a skewed one) and ends before the day `ends`;
+    `inflation` is how many times a mean's variance is that of independent pictures."""
 
     name: str
     value: Floats
     day: Ints
     starts: Ints
     reference_n: Ints
+    ends: Ints
     before: Floats
     inflation: float
 
@@ -85,9 +88,7 @@ class StatisticSamples:
     ) -> "StatisticSamples":
         rows, name = frame.rows, feature.removeprefix(STATISTIC)
         column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
-        values = rows.statistics[:, STATISTICS.index(name)].astype(np.float64)
-        if name in _LOGARITHMIC:
-            values = np.log(np.maximum(values, _TINY))
+        values = comparable(name, rows.statistics[:, STATISTICS.index(name)])
         has_value = rows.is_view & (column >= 0) & np.isfinite(values)
         if left_out is not None:
             has_value &= ~left_out
@@ -97,8 +98,10 @@ class StatisticSamples:
         starts = np.searchsorted(subject, np.arange(subjects + 1))
         if not len(row):
             empty = np.zeros(subjects)
-            return cls(name, value, day, starts, empty.astype(np.int64), empty, 1.0)
-        early = day < reference_ends(subject, day, subjects, MIN_SAMPLE)[subject]
+            none = empty.astype(np.int64)
+            return cls(name, value, day, starts, none, none, empty, 1.0)
+        ends = reference_ends(subject, day, subjects, MIN_SAMPLE)
+        early = day < ends[subject]
         n = np.bincount(subject[early], minlength=subjects)
         before = np.bincount(subject[early], value[early], minlength=subjects) / np.maximum(n, 1)
         value = _from_device(value, rows.device[row], day)
@@ -108,9 +111,13 @@ class StatisticSamples:
         value = np.round(value - mean[subject], _DIGITS)
         week = week_of(day)
         clusters = (rows.exam[row[early]], subject[early] * (int(week.max()) + 1) + week[early])
-        inflation = max(1.0, *(_inflation(value[early], each) for each in clusters))
+        inflation = max(1.0, *(inflation_of(value[early], each) for each in clusters))
         reference_n = np.where(n >= MIN_SAMPLE, n, 0)
-        return cls(name, value, day, starts, reference_n, before, inflation)
+        return cls(name, value, day, starts, reference_n, ends, before, inflation)
+
+    def has_reference(self, subject: int, look: int) -> bool:
+        """Whether the subject's own reference is over on a day."""
+        return bool(self.reference_n[subject]) and look >= int(self.ends[subject])
 
     def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
         """The newest values up to a day against the subject's reference; None for too few."""
@@ -120,31 +127,16 @@ class StatisticSamples:
         if window is None:
             return None
         reference, recent = self.value[own][:n], self.value[own][slice(*window)]
-        sizes = 1 / len(reference) + 1 / len(recent)
-        shift = float(recent.mean() - reference.mean())
-        pooled = float(np.concatenate((reference, recent)).var())
-        error = float(np.sqrt(self.inflation * pooled * sizes))
-        normal = 2 * float(stats.norm.sf(abs(shift) / error)) if error > 0 else 1.0
-        if reference.min() == reference.max():
-            # Pictures all of one size have no deciles.
-            index, law, by_chance = _index_of_others(reference, recent), 1.0, 0.0
-        else:
-            bins = ReferenceBins.of(reference)
-            index, freedom = bins.stability_index(recent), len(bins.shares) - 1
-            law = float(stats.chi2.sf(index / sizes / self.inflation, freedom))
-            by_chance = freedom * sizes * self.inflation
-        variance = float(reference.var()) or pooled
-        effect = shift**2 / variance if variance > 0 else 0.0
+        compared = compare_values(reference, recent, self.inflation)
         return DriftTest(
             len(recent),
             len(reference),
-            index,
-            shift,
-            # Two tests of one question.
-            p=min(1.0, 2 * min(law, normal)),
-            before=self._in_unit(float(self.before[subject])),
-            after=self._in_unit(float(self.before[subject]) + shift),
-            is_relevant=max(index - by_chance, effect) >= LEAST_EFFECT,
+            compared.index,
+            compared.shift,
+            compared.p,
+            before=in_unit(self.name, float(self.before[subject])),
+            after=in_unit(self.name, float(self.before[subject]) + compared.shift),
+            is_relevant=compared.effect >= LEAST_EFFECT,
         )
 
     def begin(self, subject: int, moved: frozenset[int]) -> int | None:
@@ -165,13 +157,54 @@ class StatisticSamples:
             inside = value[block == each]
             level = float(self.before[subject]) + float(inside.mean())
             error = spread / float(np.sqrt(len(inside)))
-            middle, above = self._in_unit(level), self._in_unit(level + error)
+            middle, above = (in_unit(self.name, each) for each in (level, level + error))
             start = int(day[-1]) - MONTH * (each + 1) + 1
             months.append(Month(start, len(inside), middle, above - middle))
         return months
 
-    def _in_unit(self, value: float) -> float:
-        return float(np.exp(value)) if self.name in _LOGARITHMIC else value
+
+@dataclass(frozen=True, slots=True)
+class ValueComparison:
+    """`index` is PSI over the reference's deciles, `shift` that of the mean; `effect` the larger of
+    PSI less what chance adds and of the squared shift in the reference's standard deviations."""
+
+    index: float
+    shift: float
+    p: float
+    effect: float
+
+
+def compare_values(reference: Floats, recent: Floats, inflation: float) -> ValueComparison:
+    """Recent values (m,) and a reference's (n,), neither empty."""
+    sizes = 1 / len(reference) + 1 / len(recent)
+    shift = float(recent.mean() - reference.mean())
+    pooled = float(np.concatenate((reference, recent)).var())
+    error = float(np.sqrt(inflation * pooled * sizes))
+    normal = 2 * float(stats.norm.sf(abs(shift) / error)) if error > 0 else 1.0
+    if reference.min() == reference.max():
+        # Pictures all of one size have no deciles.
+        index, law, by_chance = _index_of_others(reference, recent), 1.0, 0.0
+    else:
+        bins = ReferenceBins.of(reference)
+        index, freedom = bins.stability_index(recent), len(bins.shares) - 1
+        law = float(stats.chi2.sf(index / sizes / inflation, freedom))
+        by_chance = freedom * sizes * inflation
+    variance = float(reference.var()) or pooled
+    effect = shift**2 / variance if variance > 0 else 0.0
+    # Two tests of one question.
+    p = min(1.0, 2 * min(law, normal))
+    return ValueComparison(index, shift, p, max(index - by_chance, effect))
+
+
+def comparable(name: str, values: npt.NDArray[np.floating[Any]]) -> Floats:
+    """Values (n,) of a statistic as they are compared: the logarithm of a skewed one."""
+    own = values.astype(np.float64)
+    return np.log(np.maximum(own, _TINY)) if name in _LOGARITHMIC else own
+
+
+def in_unit(name: str, value: float) -> float:
+    """A comparable value in the statistic's own unit."""
+    return float(np.exp(value)) if name in _LOGARITHMIC else value
 
 
 def _from_device(value: Floats, device: Ints, day: Ints) -> Floats:
@@ -186,7 +219,7 @@ def _from_device(value: Floats, device: Ints, day: Ints) -> Floats:
     return np.asarray(value - mean[place])
 
 
-def _inflation(value: Floats, cluster: Ints) -> float:
+def inflation_of(value: Floats, cluster: Ints) -> float:
     """The variance of clusters' sums over that of as many independent values."""
     spread = float(np.square(value).sum())
     codes = np.unique(cluster, return_inverse=True)[1]
@@ -203,13 +236,14 @@ def _index_of_others(reference: Floats, recent: Floats) -> float:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pictures:
     """A subject's embeddings (m, d) of its newest models, in the order of time, less the mean of
-    their view; `rank` (m,) sorts them at random."""
+    their view; `rank` (m,) sorts them at random. Their reference ends before the day `end`."""
 
     day: Ints
     exam: Ints
     rank: npt.NDArray[np.uint64]
     values: npt.NDArray[np.float32]
     reference_n: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,6 +272,11 @@ class EmbeddingSamples:
                     newest[each] = int(embeddings.row[own[-1]])
                     by_subject[each] = _pictures(frame, embeddings, centred, own)
         return cls(by_subject)
+
+    def has_reference(self, subject: int, look: int) -> bool:
+        """Whether the subject's own reference is over on a day."""
+        own = self.by_subject.get(subject)
+        return own is not None and bool(own.reference_n) and look >= own.end
 
     def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
         """The newest embeddings up to a day against the subject's reference: unbiased MMD^2 and
@@ -284,17 +323,17 @@ class EmbeddingSamples:
             window = recent_window(own.day, look, own.reference_n, MIN_EMBEDDINGS)
         if own is None or window is None:
             return None
-        reference = _by_lot(np.arange(own.reference_n), own.rank)
+        reference = by_lot(np.arange(own.reference_n), own.rank)
         recent = np.arange(*window)
         recent = recent[~np.isin(own.exam[recent], own.exam[: own.reference_n])]
-        recent = _by_lot(recent, own.rank)
+        recent = by_lot(recent, own.rank)
         if len(recent) < MIN_EMBEDDINGS:
             return None
         exams = min(len(np.unique(own.exam[side])) for side in (reference, recent))
-        return None if exams < _MIN_EXAMS else (reference, recent)
+        return None if exams < MIN_EXAMS else (reference, recent)
 
 
-def _by_lot(places: Ints, rank: npt.NDArray[np.uint64]) -> Ints:
+def by_lot(places: Ints, rank: npt.NDArray[np.uint64]) -> Ints:
     """At most MOST_EMBEDDINGS of the places, in order."""
     return np.sort(places[np.argsort(rank[places], kind="stable")[:MOST_EMBEDDINGS]])
 
@@ -323,5 +362,5 @@ def _pictures(
     end = reference_ends(np.zeros(len(own), np.int64), day, 1, MIN_EMBEDDINGS)[0]
     n = int((day < end).sum())
     return _Pictures(
-        day, rows.exam[row], embeddings.rank[own], values, n if n >= MIN_EMBEDDINGS else 0
+        day, rows.exam[row], embeddings.rank[own], values, n if n >= MIN_EMBEDDINGS else 0, int(end)
     )

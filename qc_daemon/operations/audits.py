@@ -23,6 +23,7 @@ from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import AuditFinding, BundleKey, Rows, RowsBuilder
+from qc_daemon.operations.bundles import image_references
 from qc_daemon.operations.online_work import AUDIT_SECONDS, OnlineWork
 from qc_daemon.operations.shadow_audits import (
     KIND,
@@ -275,6 +276,7 @@ def _audit_content(
             for each in stored
         },
         readings=reader.readings(),
+        references=image_references(store, [each.model_id for each in rows.bundles]),
         step=lambda part: step(_READING + (1 - _READING) * part),
     )
     with store.read() as session:

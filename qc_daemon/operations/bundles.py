@@ -1,8 +1,9 @@
 """Bundles for an operator: list, show, activate; which one new exams are scored with."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
@@ -16,12 +17,18 @@ from model.bundle.bundle import (
     verify,
 )
 from model.finding import BundleId
+from qc_daemon.observe import log
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records import schema
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from model.image_reference import ImageReference
+
+_log = log.get(role="schedule")
 
 
 def bundle_folder(name: str) -> Path:
@@ -102,6 +109,29 @@ def active_bundle(store: Store) -> BundleId | None:
     except (OSError, ValueError, KeyError, TypeError):
         version = ""
     return BundleId(active.name, version, active.model_id)
+
+
+def image_references(store: Store, model_ids: Iterable[str]) -> "dict[str, ImageReference]":
+    """What these bundles say of the pictures that calibrated them, by model id; nothing of one that
+    says nothing, is not here, or is another one by now."""
+    # It loads numpy, which the receiver must not.
+    from model.image_reference import ImageReference
+
+    with store.read() as session:
+        folders = {each.model_id: each.path for each in bundles.list_bundles(session)}
+    folders |= {read_model_id(name): str(locate(name)) for name in shipped_bundles()}
+    references = {}
+    for model_id in sorted(set(model_ids) & set(folders)):
+        try:
+            manifest = read_manifest(folders[model_id])
+            is_same = read_model_id(folders[model_id]) == model_id
+            reference = ImageReference.from_manifest(manifest) if is_same else None
+        except (QCError, ValueError) as error:
+            _log.warning("bundle without reference", model_id=model_id, reason=str(error))
+            continue
+        if reference is not None:
+            references[model_id] = reference
+    return references
 
 
 def seed_bundle(settings: Settings, store: Store, clock: Clock = utc_now) -> None:

@@ -39,6 +39,7 @@ from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.bundling.fit_criteria import CriteriaSample, fit, rates
+from training.bundling.image_reference import image_reference
 from training.bundling.model_card import model_card
 from training.bundling.real_criteria import criteria_figures, fit_to_real, read_real_pictures
 from training.crossval.folds import BOTH_CLASSES, VIEWS_FILE, load_predictions
@@ -166,6 +167,7 @@ def make_bundle(
         "criteria": criteria.to_json(),
         "calibration": calibration.to_json(),
         **_reference(data, calibration, out_of_fold),
+        **image_reference([item.sample for item in prepared], outputs.image, REAL_PICTURES),
         "real_views": real_views(
             [item.sample.view for item in prepared if not item.sample.simulated]
             + [View(row["view"]) for row in out_of_fold]

@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy import stats
 
+from qc_daemon.audit.drift_windows import BUNDLE
 from qc_daemon.audit.image_drift import EMBEDDING, STATISTIC
 from qc_daemon.audit.proportions import (
     ALARM,
@@ -325,7 +326,8 @@ class MonthlyMean:
 @dataclass(frozen=True, slots=True)
 class Drift:
     """A feature of a device's or site's pictures that has moved; `before` and `after` are the means
-    of an image statistic, `months` those of an alarm."""
+    of an image statistic, `months` those of an alarm. `is_against_bundle`: it is compared with the
+    pictures that calibrated the bundle, not with what it was."""
 
     kind: str
     id: str
@@ -336,6 +338,7 @@ class Drift:
     since: date | None
     is_alarm: bool
     calls_for_calibration: bool
+    is_against_bundle: bool = False
     before: float | None = None
     after: float | None = None
     months: tuple[MonthlyMean, ...] = ()
@@ -445,6 +448,7 @@ def _drift(body: Mapping[str, Any]) -> Drift:
         since=_day(body.get("since")),
         is_alarm=body.get("flag") == ALARMED,
         calls_for_calibration=bool(body.get("calibrate")),
+        is_against_bundle=body.get("compared_with") == BUNDLE,
         before=body.get("before"),
         after=body.get("after"),
         months=tuple(

@@ -99,10 +99,10 @@ class Composer:
             yield Callout(self._flag_title(measure), tuple(self._flag_lines(measure)))
         drifts = [drift for drift in self._own_drift() if drift.is_alarm]
         if drifts:
-            yield Callout(
-                w.gettext("What the models see of these pictures has moved"),
-                tuple(self._drift_lines(drifts)),
-            )
+            title = w.gettext("What the models see of these pictures has moved")
+            if all(drift.is_against_bundle for drift in drifts):
+                title = w.gettext("These pictures are unlike those that the bundle knows")
+            yield Callout(title, tuple(self._drift_lines(drifts)))
         others = [
             f"{self._flag_title(m)} ({rule_words(m.rule, w)})" for m in flagged if m not in alarms
         ]
@@ -545,7 +545,7 @@ class Composer:
                 change_words(d, w),
                 w.decimal(d.q, 3),
                 "–" if d.since is None else d.since.isoformat(),
-                w.gettext("alarm") if d.is_alarm else "",
+                w.join(self._drift_remarks(d)),
             )
             for d in own
         )
@@ -559,6 +559,15 @@ class Composer:
             w.gettext("Remark"),
         )
         yield TableBlock(Table("", columns, rows))
+        if any(d.is_against_bundle for d in own):
+            yield Paragraph(
+                w.gettext(
+                    "There are no pictures of half a year yet to compare with: rows that say bundle"
+                    " compare with the pictures that calibrated the bundle, and before is their"
+                    " mean."
+                ),
+                is_small=True,
+            )
         alarms = [d for d in own if d.is_alarm and d.months]
         alarms.sort(key=lambda d: -(d.value or 0.0))
         for each in alarms[:_MOST_DRIFT_CHARTS]:
@@ -567,6 +576,10 @@ class Composer:
             yield Paragraph(
                 w.gettext("The drift calls for a new site calibration: see qc-daemon site list.")
             )
+
+    def _drift_remarks(self, drift: facts.Drift) -> list[str]:
+        remarks = [self.w.gettext("alarm")] if drift.is_alarm else []
+        return remarks + ([self.w.gettext("bundle")] if drift.is_against_bundle else [])
 
     def _drift_chart(self, drift: facts.Drift) -> ChartBlock:
         """The feature's means by four weeks, with where chance puts them about the reference."""
@@ -595,11 +608,20 @@ class Composer:
         """A sentence for each answer of the models that moved, and one a device for all that moved
         in its pictures."""
         yield from (self._drift_words(d) for d in alarms if not d.is_of_pictures)
-        for device in sorted({d.id for d in alarms if d.is_of_pictures}):
-            moved = [d for d in alarms if d.is_of_pictures and d.id == device]
-            yield self._pictures_words(device, moved)
+        of_pictures = [d for d in alarms if d.is_of_pictures]
+        for device in sorted({d.id for d in of_pictures}):
+            for is_against_bundle in (False, True):
+                moved = [
+                    d
+                    for d in of_pictures
+                    if d.id == device and d.is_against_bundle == is_against_bundle
+                ]
+                if moved:
+                    yield self._pictures_words(device, moved, is_against_bundle=is_against_bundle)
 
-    def _pictures_words(self, device: str, moved: Sequence[facts.Drift]) -> str:
+    def _pictures_words(
+        self, device: str, moved: Sequence[facts.Drift], *, is_against_bundle: bool
+    ) -> str:
         """What has moved in the pictures themselves, since when."""
         w = self.w
         since = min((d.since for d in moved if d.since is not None), default=None)
@@ -609,6 +631,11 @@ class Composer:
             else feature_words(d.feature, w)
             for d in sorted(moved, key=lambda d: (d.before is None, -(d.value or 0.0)))
         ]
+        if is_against_bundle:
+            return w.gettext(
+                "{device}: the pictures are unlike those that the bundle was calibrated on:"
+                " {changes}. Calibrate its site before its probabilities are relied on."
+            ).format(device=self.names.device(device), changes="; ".join(changes))
         return w.gettext(
             "{device}: the pictures themselves changed since {since}: {changes}. Compare gain,"
             " presets, probe and software with what they were before."
