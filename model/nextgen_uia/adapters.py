@@ -1,4 +1,4 @@
-"""Adapters of CLIP's image tower: Mona behind each block, or low-rank (LoRA) in its attention.
+"""Adapters of CLIP's image tower: Mona behind each block, or low-rank (LoRA) in its projections.
 
 NextGen-UIA, arXiv 2506.08849; Mona, Yin et al. 2023 (arXiv 2311.15010); LoRA, Hu et al. 2021, with
 the scale of Kalajdzievski 2023 (arXiv 2312.03732). The tensors have the published names.
@@ -27,6 +27,7 @@ class Kind(StrEnum):
     HYBRID = "mona-hybrid"
     LORA = "lora"  # One pair of matrices for query, key and value, as of a fused projection.
     LORA_SPLIT = "lora-split"  # A pair for each of them.
+    LORA_MLP = "lora-mlp"  # A pair for the attention's output and for both layers behind it.
 
 
 class Spectrum(StrEnum):
@@ -36,7 +37,7 @@ class Spectrum(StrEnum):
     SCALAR = "scalar"  # A channel's whole spectrum, as published: no more than the channel's gain.
 
 
-IS_LORA = frozenset({Kind.LORA, Kind.LORA_SPLIT})
+IS_LORA = frozenset({Kind.LORA, Kind.LORA_SPLIT, Kind.LORA_MLP})
 _FILTERS = frozenset({Kind.FREQUENCY, Kind.HYBRID})
 _WEIGHS = frozenset({Kind.NOISE_AWARE, Kind.HYBRID})
 _KERNELS = (3, 5, 7)
@@ -191,7 +192,7 @@ class LowRank(nn.Module):
 
 
 class AdaptedLinear(nn.Module):
-    """A projection of the attention with some rows of a low-rank pair, in the projection's place.
+    """A projection of a block with some rows of a low-rank pair, in the projection's place.
 
     Its bias stays frozen, as its weights do.
     """
@@ -232,7 +233,7 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> None:
     reference = next(blocks.parameters())
     for number in config.layers:
         if config.kind in IS_LORA:
-            _add_lora(blocks[number].self_attn, width, config)
+            _add_lora(blocks[number], width, config)
         else:
             blocks[number] = AdaptedBlock(blocks[number], Mona(width, side, config))
     for _, adapter in adapters(model):
@@ -245,13 +246,14 @@ def remove_adapters(model: nn.Module) -> None:
     for number, block in enumerate(blocks):
         if isinstance(block, AdaptedBlock):
             blocks[number] = block = block.block
-        for name, layer in list(block.self_attn.named_children()):
-            if isinstance(layer, AdaptedLinear):
-                setattr(block.self_attn, name, layer.base)
+        for part in (block.self_attn, block.mlp):
+            for name, layer in list(part.named_children()):
+                if isinstance(layer, AdaptedLinear):
+                    setattr(part, name, layer.base)
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The tower's adapters in order, as 0.mona, or 0.attn.qkv and 0.attn.proj."""
+    """The tower's adapters in order, as 0.mona, or 0.attn.qkv, 0.attn.proj and 0.mlp.fc1."""
     for number, block in enumerate(vision_of(model).encoder.layers):
         if isinstance(block, AdaptedBlock):
             yield f"{number}.mona", block.mona
@@ -263,6 +265,10 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 shared.add(id(layer.low_rank))
                 is_fused = layer.low_rank.w_lora_B.shape[0] != layer.base.out_features
                 yield f"{number}.attn.{'qkv' if is_fused else name}", layer.low_rank
+        for name in _LAYERS:
+            layer = getattr(block.mlp, name)
+            if isinstance(layer, AdaptedLinear):
+                yield f"{number}.mlp.{name}", layer.low_rank
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -314,14 +320,25 @@ def set_training_mode(model: nn.Module) -> None:
 
 
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "proj": "out_proj"}
+_LAYERS = ("fc1", "fc2")
 
 
-def _add_lora(attention: nn.Module, width: int, config: AdapterConfig) -> None:
+def _add_lora(block: Any, width: int, config: AdapterConfig) -> None:
+    attention = block.self_attn
+    if config.kind is Kind.LORA_MLP:
+        # FetalCLIP-IQA's; its attention never learnt, for torch's passes a wrapped output by.
+        for part, name in ((attention, "out_proj"), *((block.mlp, name) for name in _LAYERS)):
+            setattr(part, name, _adapt_alone(getattr(part, name), config))
+        return
     shared = LowRank(width, 3 * width, config) if config.kind is Kind.LORA else None
-    for part, (name, attribute) in enumerate(_PROJECTIONS.items()):
+    for number, (name, attribute) in enumerate(_PROJECTIONS.items()):
         base: Any = getattr(attention, attribute)
         if shared is not None and name != "proj":
-            adapted = AdaptedLinear(base, shared, part)
+            adapted = AdaptedLinear(base, shared, number)
         else:
-            adapted = AdaptedLinear(base, LowRank(base.in_features, base.out_features, config), 0)
+            adapted = _adapt_alone(base, config)
         setattr(attention, attribute, adapted)
+
+
+def _adapt_alone(base: nn.Linear, config: AdapterConfig) -> AdaptedLinear:
+    return AdaptedLinear(base, LowRank(base.in_features, base.out_features, config), 0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from model.fetalclip.decoder import MaskDecoder
 from model.nextgen_uia.adapters import grid_side, vision_of
 from model.spatialclip.backbone import fold_batch_norm
 from model.spatialclip.preprocess import FILL, MEAN, STD
@@ -28,28 +29,49 @@ class Task(StrEnum):
     SEGMENTATION = "segmentation"
 
 
+class HeadKind(StrEnum):
+    """What a head reads of the tower."""
+
+    LAYERS = "layers"  # The sum of some layers (NextGen-UIA): classes or masks.
+    DECODER = "decoder"  # Four layers and the picture (FetalCLIP): masks.
+    POOLED = "pooled"  # The pooled feature, by a linear layer (FetalCLIP-IQA): classes.
+
+
+_TASKS = {
+    HeadKind.LAYERS: frozenset(Task),
+    HeadKind.DECODER: frozenset({Task.SEGMENTATION}),
+    HeadKind.POOLED: frozenset({Task.CLASSIFICATION}),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
     """Of a head. In segmentation the first class is the background."""
 
     task: Task
     classes: tuple[str, ...]
-    width: int = 512  # Channels of the sum of the layers.
+    width: int = 512  # Channels of the sum of the layers, or of a decoder at full size.
+    kind: HeadKind = HeadKind.LAYERS
 
     def __post_init__(self) -> None:
+        if self.task not in _TASKS[self.kind]:
+            raise ValueError(f"a head of kind {self.kind} does no {self.task}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("a head tells two different classes apart at least")
         if self.width < 1:
             raise ValueError("a head's width is at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, by their names."""
-        return asdict(self) | {"task": self.task.value, "classes": list(self.classes)}
+        """Plain values, by their names. Folders from before there were kinds have none."""
+        values = asdict(self) | {"task": self.task.value, "classes": list(self.classes)}
+        kind = values.pop("kind")
+        return values if kind is HeadKind.LAYERS else values | {"kind": kind.value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Raises ValueError, TypeError or KeyError on what `to_json` does not write."""
-        return cls(Task(data["task"]), tuple(map(str, data["classes"])), int(data["width"]))
+        kind = HeadKind(data.get("kind", HeadKind.LAYERS))
+        return cls(Task(data["task"]), tuple(map(str, data["classes"])), int(data["width"]), kind)
 
 
 class ClipTower(nn.Module):
@@ -61,9 +83,10 @@ class ClipTower(nn.Module):
         super().__init__()
         self.vision: Any = vision_of(vision)
         self.layers = layers
-        count = len(self.vision.encoder.layers)
-        if not layers or max(layers) >= count:
-            raise ValueError(f"the tower has {count} blocks, and none {max(layers, default=0)}")
+        if not layers or max(layers) >= self.blocks:
+            raise ValueError(
+                f"the tower has {self.blocks} blocks, and none {max(layers, default=0)}"
+            )
         self.channels = (self.vision.config.hidden_size,) * len(layers)
         self.side = int(self.vision.config.image_size)
 
@@ -71,28 +94,53 @@ class ClipTower(nn.Module):
     def vision_model(self) -> Any:
         return self.vision
 
+    @property
+    def blocks(self) -> int:
+        return len(self.vision.encoder.layers)
+
     def facts(self) -> dict[str, Any]:
         """What adapters and heads have to fit."""
         return {
             "kind": self.kind,
             "width": self.channels[0],
-            "blocks": len(self.vision.encoder.layers),
+            "blocks": self.blocks,
             "grid": grid_side(self.vision),
             "layers": list(self.layers),
         }
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> (B, width, grid, grid) after each of the layers; blocks beyond the last
+        """(B, 3, S, S) -> (B, width, grid, grid) after each of the layers."""
+        tokens, side = self.tokens(pixel_values), grid_side(self.vision)
+        return [
+            tokens[number][:, 1:].transpose(1, 2).reshape(len(pixel_values), -1, side, side)
+            for number in self.layers
+        ]
+
+    def tokens(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """(B, 3, S, S) -> (B, 1 + grid^2, width) after each of the layers; blocks beyond the last
         of them are not run."""
         vision = self.vision
         hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))
-        maps: dict[int, Tensor] = {}
+        tokens: dict[int, Tensor] = {}
         for number, block in enumerate(vision.encoder.layers[: max(self.layers) + 1]):
             hidden = block(hidden, None)
             if number in self.layers:
-                side = grid_side(vision)
-                maps[number] = hidden[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        return [maps[number] for number in self.layers]
+                tokens[number] = hidden
+        return tokens
+
+    def pooled(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, width): what CLIP projects into the space that texts share. The tower
+        has to read its last block."""
+        if self.layers[-1] != self.blocks - 1:
+            raise ValueError(
+                "the pooled feature is the last block's, which the tower does not read"
+            )
+        tokens = self.tokens(pixel_values)[self.layers[-1]]
+        return self.vision.post_layernorm(tokens[:, 0])  # type: ignore[no-any-return]
+
+    @property
+    def pooled_channels(self) -> int:
+        return int(self.vision.config.hidden_size)
 
 
 class SonoNetTower(nn.Module):
@@ -133,6 +181,14 @@ class SonoNetTower(nn.Module):
             if number in self.layers:
                 maps.append(features)
         return maps
+
+    def pooled(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 128): the mean of the last block's features."""
+        return self.maps(pixel_values)[-1].mean((-2, -1))
+
+    @property
+    def pooled_channels(self) -> int:
+        return self.channels[-1]
 
 
 Tower = ClipTower | SonoNetTower
@@ -175,17 +231,49 @@ class LayerHead(nn.Module):
         return interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
 
 
+class PooledHead(nn.Module):
+    """A linear layer: pooled features (B, a) to logits (B, C)."""
+
+    def __init__(self, channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.classifier = nn.Linear(channels, len(config.classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(features)  # type: ignore[no-any-return]
+
+
+class DecoderHead(MaskDecoder):
+    """The decoder as a head."""
+
+    def __init__(self, channels: tuple[int, ...], config: HeadConfig) -> None:
+        super().__init__(channels, len(config.classes), config.width)
+        self.config = config
+
+
 class AdaptedNetwork(nn.Module):
-    """Tower and head: CLIP-normalised pictures (B, 3, S, S) -> logits as of `LayerHead`."""
+    """Tower and head: CLIP-normalised pictures (B, 3, S, S) -> logits (B, C), or (B, C, S, S) for
+    pixels. Raises ValueError where the head cannot read the tower."""
 
     def __init__(self, tower: Tower, config: HeadConfig) -> None:
         super().__init__()
         self.tower = tower
-        self.head = LayerHead(tower.channels, config)
+        self.head: LayerHead | DecoderHead | PooledHead
+        if config.kind is HeadKind.POOLED:
+            self.head = PooledHead(tower.pooled_channels, config)
+        elif config.kind is HeadKind.DECODER:
+            self.head = DecoderHead(tower.channels, config)
+        else:
+            self.head = LayerHead(tower.channels, config)
 
     @property
     def device(self) -> torch.device:
         return self.head.classifier.weight.device
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.head(self.tower.maps(pixel_values), pixel_values.shape[-1])  # type: ignore[no-any-return]
+        if isinstance(self.head, PooledHead):
+            return self.head(self.tower.pooled(pixel_values))  # type: ignore[no-any-return]
+        maps = self.tower.maps(pixel_values)
+        if isinstance(self.head, DecoderHead):
+            return self.head(maps, pixel_values)  # type: ignore[no-any-return]
+        return self.head(maps, pixel_values.shape[-1])  # type: ignore[no-any-return]

@@ -11,12 +11,19 @@ from tests.support.clips import random_clip, write_clip
 WIDTH, SIDE, PATCH = 32, 32, 8
 
 
-def vision_tower(layers: int = 4, *, width: int = WIDTH, heads: int = 4, seed: int = 0) -> Any:
+def vision_tower(
+    layers: int = 4,
+    *,
+    width: int = WIDTH,
+    heads: int = 4,
+    intermediate: int | None = None,
+    seed: int = 0,
+) -> Any:
     """A CLIP image tower of 4 x 4 patches."""
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
         hidden_size=width,
-        intermediate_size=2 * width,
+        intermediate_size=intermediate or 2 * width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         image_size=SIDE,

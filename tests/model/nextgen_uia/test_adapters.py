@@ -185,3 +185,27 @@ def test_blocks_that_are_not_there_are_refused() -> None:
     add_adapters(tower, AdapterConfig(layers=(0,)))
     with pytest.raises(ValueError, match="already"):
         add_adapters(tower, AdapterConfig(layers=(1,)))
+
+
+def test_lora_of_the_feed_forward_layers_has_the_published_count_and_all_of_it_learns() -> None:
+    """FetalCLIP-IQA: 98,304 a block of ViT-L, of which a sixth got no gradient upstream."""
+    with torch.device("meta"):
+        wide = vision_tower(1, width=1024, heads=16, intermediate=4096)
+    add_adapters(wide, AdapterConfig(Kind.LORA_MLP, (0,), rank=8))
+    assert sum(p.numel() for _, p in adapter_parameters(wide)) == 98_304
+
+    tower = vision_tower()
+    add_adapters(tower, AdapterConfig(Kind.LORA_MLP, (0, 1, 2, 3), rank=2))
+    assert [name for name, _ in adapter_parameters(tower)][:6:2] == [
+        "0.attn.proj.w_lora_A",
+        "0.mlp.fc1.w_lora_A",
+        "0.mlp.fc2.w_lora_A",
+    ]
+    tower(pixel_values=pictures()).pooler_output.square().sum().backward()
+    for name, parameter in adapter_parameters(tower):
+        # B is zero at first, so that its gradient comes first.
+        if name.endswith("_B"):
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() > 0, name
+    remove_adapters(tower)
+    assert not list(adapter_parameters(tower))
