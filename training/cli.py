@@ -16,6 +16,7 @@ from detector.version_option import add_version
 from training import recipes
 from training.commands import captions, dual_branch, fetalclip, nextgen_uia
 from training.commands.embed import embed, search
+from training.commands.explain import explain
 from training.commands.gestational_age import gestational_age
 from training.commands.options import typed_command
 from training.commands.probe import classify, few_shot, probe
@@ -48,6 +49,7 @@ nextgen_uia.app.command("retrieval")(captions.retrieval)
 app.command("zero-shot")(zero_shot)
 app.command()(embed)
 app.command()(search)
+app.command()(explain)
 app.command()(probe)
 app.command()(classify)
 app.command("few-shot")(few_shot)

@@ -218,6 +218,16 @@ def load_network(folder: Path, tower: Tower) -> AdaptedNetwork:
     return network.eval()
 
 
+def load_run(folder: Path, tower: Path) -> AdaptedNetwork:
+    """The network of a run on the tower in a folder or file, as `load_tower` and `load_network`
+    have it: of the run's layers and side."""
+    facts = read_trained(folder).tower
+    side = int(facts.get("side", 224))
+    if "layers" in facts:
+        return load_network(folder, load_tower(tower, tuple(facts["layers"]), side))
+    return load_network(folder, load_tower(tower, side=side))
+
+
 def check_tower(trained: Trained, tower: Tower) -> None:
     """Raises QCError BUNDLE_MISMATCH where the tower is not the one that was trained on."""
     facts = tower.facts()
