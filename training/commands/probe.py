@@ -1,6 +1,7 @@
 """`qc-model probe`, `classify` and `few-shot`: planes of your own on frozen towers."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,17 @@ LeaveOut = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of folds and draws: the same again.")]
 
 
+class AbstainBy(StrEnum):
+    """How unlike the learnt classes a picture is (`training.features.abstention.Score`)."""
+
+    AUTO = "auto"
+    SOFTMAX = "softmax"
+    ENERGY = "energy"
+    MAHALANOBIS = "mahalanobis"
+    RELATIVE = "relative"
+    NEIGHBOUR = "neighbour"
+
+
 def probe(
     tower: Towers,
     labels: LabelsFile,
@@ -52,6 +64,17 @@ def probe(
     rename: Rename = None,
     label_column: LabelColumn = "plane",
     group_column: GroupColumn = "patient",
+    abstain_by: Annotated[
+        AbstainBy,
+        typer.Option(
+            help="The score by which a picture gets no class. auto: the one that best tells learnt"
+            " classes left out in turn."
+        ),
+    ] = AbstainBy.AUTO,
+    answered: Annotated[
+        float,
+        typer.Option(min=0.5, max=1, help="Share of pictures of learnt classes that get a class."),
+    ] = 0.95,
     cache: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -62,8 +85,10 @@ def probe(
     Example: qc-model probe --labels planes/labels.csv --unknown other --out runs/probe
     --tower efficientnet-lite0 --tower sononet16=sononet16.safetensors
     """
+    from training.features.abstention import Score
     from training.features.probe import evaluate_probe, save_probe
 
+    score = None if abstain_by is AbstainBy.AUTO else Score(abstain_by.value)
     if out.exists() and any(out.iterdir()) and not force:
         raise UsageError(f"{out} holds files: name another folder, or give --force")
     results = []
@@ -72,7 +97,9 @@ def probe(
         _embedded(tower, labels, label_column, group_column, rename, leave_out, cache, device), 1
     ):
         known, others = _divide(data, names)
-        fitted, figures = evaluate_probe(known, others, seed=seed)
+        fitted, figures = evaluate_probe(
+            known, others, seed=seed, abstention=score, answered=answered
+        )
         folder = out / f"{number}-{data.tower.replace('=', '-')}"
         save_probe(folder, fitted)
         results.append(figures | {"probe": folder.name})
@@ -221,6 +248,6 @@ def _summary(figures: dict[str, Any]) -> str:
         unknown = figures["unknown"]
         line += (
             f"; of {unknown['pictures']} unknown pictures {unknown['rejected']:.0%} get no class"
-            f" (AUROC {unknown['AUROC of the distance']:.3f})"
+            f" by {figures['abstention']['score']} (AUROC {unknown['AUROC of the distance']:.3f})"
         )
     return line
