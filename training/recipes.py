@@ -3,9 +3,7 @@
 `qc-model` takes its defaults from here, training/make_bundle.sh its options (`python -m
 training.recipes STEP` prints them). What they are worth: docs/experiments.md.
 
-The recipes of bundle 1.1 are those of 1.0, trained without the leak through negatives. Two things
-of it cannot be repeated from here: its detector was trained for bundle 0.9, and began with one that
-had learnt from simulations for ten epochs, where DETECTOR_SIMULATED has six.
+Those of bundle 1.1 are in this file's history (tag of its version in CHANGELOG.md).
 
 Nothing here imports torch, for `qc-model --help` reads it.
 """
@@ -14,7 +12,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,7 +81,7 @@ class SpatialClipRecipe:
     gate_prior_weight: float = 0.0  # KL(GATE_PRIOR, gates): free gates trust what is overfitted.
     preservation_weight: float = 0.1  # Top stage: keep the image and text features it began with.
     head_rate: float = 10.0  # Times the learning rate, for heads on features of unit length.
-    backbone_rate: float = 0.2  # Times the learning rate, for the backbone: it is pretrained.
+    backbone_rate: float = 0.2  # Times the learning rate, for the pretrained backbone; 0: frozen.
     modality_dropout: float = 0.1  # How often each of image, text and layout is hidden; <= 1/3.
     label_smoothing: float = 0.02  # Of quality and view.
     focal_gamma: float = 0.0  # Exponent of the focal loss (Lin et al. 2017); 0: cross-entropy.
@@ -161,41 +159,65 @@ class PhantomSet:
     other_share: float  # Share of pictures of none of the four views.
 
 
-VERSION = "1.1"
+VERSION = "2.0"
 FOLDS = 5
 """Parts of the real pictures' groups, each of which the networks of its fold do not learn from."""
 
 # Simulated pictures, and what is no view.
 PHANTOMS_DETECTOR = PhantomSet(count=2800, seed=1, other_share=0.1)
-PHANTOMS_SPATIALCLIP = PhantomSet(count=8000, seed=2, other_share=0.12)
+PHANTOMS_SPATIALCLIP = PhantomSet(count=5000, seed=2, other_share=0.12)
 PHANTOMS_CALIBRATION = PhantomSet(count=900, seed=3, other_share=0.1)
-PHANTOMS_FOLDS = PhantomSet(count=3000, seed=4, other_share=0.12)
+PHANTOMS_FOLDS = PhantomSet(count=1800, seed=4, other_share=0.12)
 """SpatialCLIP's stages on real pictures get phantoms that its start has not learnt by heart."""
 NEGATIVES = 500
 """Pictures cut and shuffled from real ones, which SpatialCLIP learns as none of the views."""
 
 # What learns from simulations only; the folds and the shipped parts begin with it.
 DESCRIBER = DescriberRecipe()
-DETECTOR_SIMULATED = DetectorRecipe(size=512, epochs=6, mirrored=True)
-SPATIALCLIP_SIMULATED = SpatialClipRecipe(epochs=3)
+DETECTOR_SIMULATED = DetectorRecipe(
+    size=512, epochs=5, lying_fraction=0.5, float32_head=True, mirrored=True
+)
+"""It begins with YOLO11n of COCO where that file is at hand (make_bundle.sh)."""
+SPATIALCLIP_SIMULATED = SpatialClipRecipe(
+    epochs=6,
+    ema_decay=0.99,
+    backbone="tf_efficientnet_lite0+sononet16",
+    backbone_rate=0.0,
+    cached_augmentations=1,
+    pooled=True,
+    mirrored=True,
+    clean_fraction=0.5,
+)
+"""Its image networks stay as they come, from photographs and from fetal ultrasound: phantoms teach
+them nothing about texture."""
 HELD_OUT_SIMULATED = 0.05
 """Share of the simulated groups that these two are validated on."""
 
 # The folds: their detectors are smaller than the shipped one, for there are five and more of them.
-DETECTOR_FOLD = DetectorRecipe(size=480, epochs=12, simulated_ratio=0.3, mirrored=True)
+DETECTOR_FOLD = DetectorRecipe(
+    size=480,
+    epochs=6,
+    simulated_ratio=0.3,
+    unlabelled_ratio=0.4,
+    lying_fraction=0.5,
+    float32_head=True,
+    mirrored=True,
+)
 
 # The shipped parts.
-DETECTOR = DetectorRecipe(size=640, epochs=24, simulated_ratio=0.6, mirrored=True)
+DETECTOR = replace(DETECTOR_FOLD, size=640, epochs=12)
 SPATIALCLIP = SpatialClipRecipe(
-    stages=(2, 12, 4),
+    stages=(2, 9, 3),
     learning_rate=3e-4,
     unimodal_weight=2.0,
     gate_prior_weight=3.0,
     modality_dropout=0.2,
     class_balanced=True,
     simulated_ratio=1.0,
+    unlabelled_ratio=0.4,
     ema_decay=0.99,
-    cached_augmentations=10,
+    backbone="tf_efficientnet_lite0+sononet16",
+    cached_augmentations=5,
     pooled=True,
     mirrored=True,
     clean_fraction=0.5,
@@ -212,6 +234,7 @@ _OPTIONS = {
     "simulated_ratio": "--simulated",
     "unlabelled_ratio": "--unlabelled",
     "lying_fraction": "--lying",
+    "ema_decay": "--ema",
 }
 """Options of `qc-model` that are not called as their field."""
 

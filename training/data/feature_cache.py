@@ -32,7 +32,7 @@ from training.data.regions import read_region
 from training.data.samples import Sample
 
 # JPEG copies of a picture: how many, the lowest quality, and one above the highest.
-_JPEG_COPIES = (4, 75, 96)
+_JPEG_COPIES = (2, 75, 96)
 
 
 def add_augmented(
@@ -48,7 +48,7 @@ def add_augmented(
     augmentations of it.
 
     A simulated picture, of which there are many and which is changed little, has at most one
-    augmentation; one without a quality label, which is drawn less often, at most three. Features
+    augmentation; one without a quality label, which is drawn less often, at most two. Features
     that lie in `folder` are read from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def add_augmented(
 def _most_augmentations(sample: Sample) -> float:
     if sample.simulated:
         return 1
-    return 3 if sample.standard is None else math.inf
+    return 2 if sample.standard is None else math.inf
 
 
 def add_jpeg_features(

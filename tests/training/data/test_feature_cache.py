@@ -143,7 +143,7 @@ def test_jpeg_features_are_of_real_pictures_at_full_size(
     assert not simulated.jpeg_features
     plain = real.augmented[0].picture
     differences = [float(np.abs(copy - plain).mean()) for copy in real.jpeg_features]
-    assert len(differences) == 4
+    assert len(differences) == 2
     # Noise is the hardest picture for JPEG: features differ, but are still of the same picture.
     assert all(0 < each < 0.5 * float(np.abs(plain).mean()) for each in differences)
     times = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("copies-*")]
