@@ -8,10 +8,14 @@ logistic regression on nothing but the detector's best confidence of each struct
 fitted on the other folds' pictures as they are.
 
 .venv/bin/python benchmarks/scanners.py --cross-validation runs/folds --describer runs/describer \
-    --fetus-framework ../shared/data/fetus_framework
+    --fetus-framework ../shared/data/fetus_framework --out benchmarks/out_of_fold.csv
+
+--out keeps the log odds of each picture, those of styles that were left out too, of which
+benchmarks/sites.py makes hospitals.
 """
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.copies import networks
 from detector.anatomy import BY_CODE, LABELS
 from detector.frame import Pixels
+from model.site.samples import log_odds_of
+from training.crossval.folds import BOTH_CLASSES
+from training.crossval.leave_style_out import load_style_predictions
 from training.data.prepared import PreparedSample
 from training.evaluation import classification
+from training.evaluation.ablation import ALL_BRANCHES
 from training.evaluation.classification import Floats
 from training.evaluation.curves import auroc
 from training.evaluation.select_calibration import select_calibration
@@ -125,7 +133,9 @@ def fit_regression(features: Floats, standard: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    fold_networks, _ = networks(parser)
+    parser.add_argument("--out", type=Path, help="CSV of every picture's log odds")
+    fold_networks, arguments = networks(parser)
+    rows: list[tuple[str, str, int, float]] = []
     plain, originals = fold_networks.predict_logits()
     standard = np.array([bool(each.sample.standard) for each in originals])
     groups = [each.sample.group for each in originals]
@@ -141,9 +151,9 @@ def main() -> None:
         logits, samples = plain, originals
         if change is not None:
             logits, samples = fold_networks.predict_logits(change)
-        metrics = classification.classification_metrics(
-            calibration.calibrate_many(logits), standard, groups
-        )
+        probabilities = calibration.calibrate_many(logits)
+        metrics = classification.classification_metrics(probabilities, standard, groups)
+        rows += evidence_rows(name, samples, probabilities)
         confidences, score = confidence_log_odds(samples), np.zeros(len(samples))
         for fold, regression in by_fold.items():
             score[folds == fold] = regression.decision_function(confidences[folds == fold])
@@ -154,6 +164,28 @@ def main() -> None:
             f"{auroc(score, standard):.3f}",
         )
     Console().print(table)
+    if arguments.out is not None:
+        for style, of_style in load_style_predictions(arguments.cross_validation).items():
+            part = [row for row in of_style if row["source"] == BOTH_CLASSES]
+            probabilities = calibration.calibrate_many([r["logits"][ALL_BRANCHES] for r in part])
+            rows += [
+                (f"{style} left out", row["picture"], int(row["standard"]), float(log_odds_of(p)))
+                for row, p in zip(part, probabilities, strict=True)
+            ]
+        with arguments.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("pictures", "picture", "standard", "log_odds"))
+            writer.writerows((*row[:3], f"{row[3]:.4f}") for row in rows)
+
+
+def evidence_rows(
+    name: str, samples: Sequence[PreparedSample], probabilities: Floats
+) -> list[tuple[str, str, int, float]]:
+    """(pictures, picture, 1 for standard, calibrated log odds) of each sample."""
+    return [
+        (name, each.sample.image.stem, int(bool(each.sample.standard)), float(log_odds_of(p)))
+        for each, p in zip(samples, probabilities, strict=True)
+    ]
 
 
 def cell(figure: Any) -> str:

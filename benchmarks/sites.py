@@ -5,10 +5,12 @@ Findings must be of networks that never saw the pictures (a cross-validation's, 
 of another hospital; labels as `site fit` takes them.
 
 .venv/bin/python benchmarks/sites.py                     # made-up log odds, for the method alone
+.venv/bin/python benchmarks/sites.py --evidence benchmarks/out_of_fold.csv
 .venv/bin/python benchmarks/sites.py --findings findings.jsonl --labels labels.csv
 """
 
 import argparse
+import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,12 +49,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--findings", type=Path, help="finding objects, one a line")
     parser.add_argument("--labels", type=Path, help="CSV: source, frame, label")
+    parser.add_argument("--evidence", type=Path, help="CSV that benchmarks/scanners.py --out wrote")
     parser.add_argument("--bundle", default="default", help="its reference is compared with")
     parser.add_argument("--sites", type=int, default=30, help="of each size")
     parser.add_argument("--promises", type=int, default=500, help="sites of each number of reviews")
     arguments = parser.parse_args()
     reference = Reference.from_manifest(read_manifest(arguments.bundle))
-    if arguments.findings is None:
+    if arguments.evidence is not None:
+        pools = read_evidence(arguments.evidence)
+    elif arguments.findings is None:
         generator = np.random.default_rng(0)
         pools = {
             "its own hospital": log_odds_of_site(generator, 20_000),
@@ -66,6 +71,43 @@ def main() -> None:
         console.print(calibration_table(s, y, reference, arguments.sites))
         console.print(refusals(s, y, reference, arguments.sites))
         console.print(promise_table(s, y, arguments.promises))
+    if arguments.evidence is not None:
+        console.print(summary_table(pools, reference, arguments.sites))
+
+
+def read_evidence(path: Path) -> dict[str, tuple[Floats, Floats]]:
+    """Log odds and labels of each kind of pictures, in the file's order."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["pictures"], []).append(
+                (float(row["log_odds"]), float(row["standard"]))
+            )
+    return {name: (np.array(part)[:, 0], np.array(part)[:, 1]) for name, part in rows.items()}
+
+
+def summary_table(
+    pools: dict[str, tuple[Floats, Floats]], reference: Reference | None, sites: int
+) -> Table:
+    """The median over all kinds of pictures of their sites' median error, 100 pictures a site."""
+    table = Table("labels", "ECE before", "after", "worst kind", "largest median loss")
+    for labels in LABELS:
+        before, after = [], []
+        for s, y in pools.values():
+            errors = []
+            for seed in range(sites):
+                at = np.random.default_rng(seed).permutation(len(s))[:100]
+                z, truth = s[at], y[at]
+                p = calibrate(z, truth, labels, reference, seed).map.probability(z)
+                errors.append([expected_calibration_error(each, truth) for each in (expit(z), p)])
+            medians = np.median(errors, axis=0)
+            before.append(medians[0])
+            after.append(medians[1])
+        table.add_row(
+            str(labels), f"{np.median(before):.3f}", f"{np.median(after):.3f}",
+            f"{max(after):.3f}", f"{np.subtract(after, before).max():+.3f}",
+        )  # fmt: skip
+    return table
 
 
 def read_pool(findings: Path, labels: Path) -> tuple[Floats, Floats]:

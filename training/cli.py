@@ -475,8 +475,11 @@ def train_spatialclip(
     if start is not None:
         runs.check_weights(start, "spatialclip")
     cache = cache or out.parent
-    loaded = splits.load(samples, fetus_framework, split, origin)
-    loaded += splits.load_unlabelled(hc18, head_structures, fetal_planes)
+    parts = [
+        *splits.load_parts(samples, fetus_framework, split, origin),
+        splits.load_unlabelled(hc18, head_structures, fetal_planes),
+    ]
+    loaded = [sample for part in parts for sample in part]
     training, validation = (
         splits.split_by_group(loaded, held_out, seed)
         if fold is None
@@ -486,10 +489,14 @@ def train_spatialclip(
     check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
     cache.mkdir(parents=True, exist_ok=True)
-    # All at once, so that what is cached serves any split of them.
-    prepared = small_spatialclip.prepare_out_of_fold(
-        loaded, detector, describer, cache / "evidence", seed
-    )
+    # Each part as a whole, as a cross-validation has cached it, and so for any split of them.
+    prepared = [
+        item
+        for part in parts
+        for item in small_spatialclip.prepare_out_of_fold(
+            part, detector, describer, cache / "evidence", seed
+        )
+    ]
     by_sample = dict(zip(map(id, loaded), prepared, strict=True))
     facts = small_spatialclip.train_small_spatialclip(
         [by_sample[id(sample)] for sample in training],

@@ -188,16 +188,17 @@ def train_fold_spatialclip(plan: Plan, fold: int, detectors: Sequence[Path]) -> 
     detector that did not learn from it either."""
     samples, held_out = splits.leave_fold_out(plan.real, fold, plan.folds, plan.seed)
     others, unlabelled = splits.leave_fold_out(plan.unlabelled, fold, plan.folds, plan.seed)
-    training, validation = (
-        prepare_samples(plan, part, detectors) for part in ([*samples, *others], held_out)
+    # Each part by itself, as `prepare_all` has cached it.
+    training, more, validation, judged = (
+        prepare_samples(plan, part, detectors) for part in (samples, others, held_out, unlabelled)
     )
     extra = exclude_groups_of(prepare_samples(plan, plan.spatialclip_extra, detectors), held_out)
     train_and_predict(
         plan,
         plan.out / f"spatialclip-{fold}",
-        [*training, *extra],
+        [*training, *more, *extra],
         validation,
-        prepare_samples(plan, unlabelled, detectors),
+        judged,
     )
 
 

@@ -22,16 +22,29 @@ def load(
 
     `origin` is given to samples of the JSON files that name none.
     """
+    of_files, of_framework = load_parts(samples, fetus_framework, splits, origin)
+    return of_files + of_framework
+
+
+def load_parts(
+    samples: Sequence[Path] | None,
+    fetus_framework: Path | None,
+    splits: Sequence[str] | None,
+    origin: Origin | None = None,
+) -> tuple[list[Sample], list[Sample]]:
+    """What `load` gives: the samples of the JSON files, and those of the Fetus Framework."""
     try:
-        loaded = [sample for path in samples or () for sample in read_samples(path, origin)]
+        of_files = [sample for path in samples or () for sample in read_samples(path, origin)]
+        of_framework = []
         if fetus_framework is not None:
-            loaded += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
+            of_framework = read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
     except SampleError as error:
         raise UsageError(str(error)) from None
+    loaded = of_files + of_framework
     if not loaded:
         raise UsageError("no pictures; give --samples or --fetus-framework")
     _refuse_duplicates(loaded)
-    return loaded
+    return of_files, of_framework
 
 
 def load_unlabelled(
