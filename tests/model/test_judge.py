@@ -16,6 +16,7 @@ from model.bundle.bundle import Bundle
 from model.calibration import Calibration, Scaling
 from model.criteria import checks
 from model.criteria.rules import MODEL_RULES
+from model.criteria.thresholds import ThreeWayThreshold
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Judge, RegionPrediction, Thresholds
 from model.site.calibrate import calibrate_site
@@ -172,6 +173,10 @@ def test_verdict_and_criteria_are_one_judgement(
         forced.calibration = Calibration(Scaling(1.0, bias))
         forced.outlier = judge.outlier.with_threshold(float("inf"))
         forced.thresholds = replace(judge.thresholds, view=0.0)
+        forced.criteria_thresholds = replace(
+            judge.criteria_thresholds,
+            measured={View.NT: {"CRIT-GAIN": ThreeWayThreshold(0.2, 0.2, 0.53, 0.53)}},
+        )
         (prediction,) = judge.predict([crop(frame, frame.regions[0]).pixels])
         tissue = crop(dark, frame.regions[0])
         judgement = forced.judgement(

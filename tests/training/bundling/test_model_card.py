@@ -25,7 +25,8 @@ def test_real_pictures_stand_beside_all(facts: dict[str, Any]) -> None:
     }
     lines = model_card(facts).splitlines()
     validation = facts["training"]["detector"]["validation"]
-    assert any("of these 12 real: 0.812, 0.700 to 0.900" in line for line in lines)
+    figures = "; on the 12 real boxed ones given to calibrate on: 0.812, 0.700 to 0.900"
+    assert any(figures in line for line in lines)
     (row,) = (line for line in lines if line.startswith("| NT | 0."))
     assert row.split(" | ")[1:] == [
         f"{validation['ap50']['NT']:.3f}",
@@ -194,6 +195,7 @@ def test_the_structures_that_are_hardest_to_find_are_named(facts: dict[str, Any]
 
 
 def test_the_card_says_how_criteria_fit_real_pictures(facts: dict[str, Any]) -> None:
+    del facts["metrics"]["criteria on real pictures"]
     assert "Criteria of the truly standard ones" not in model_card(facts)
     shares = {"met": 0.9, "not met": 0.02, "undecided": 0.08}
     facts["metrics"]["criteria on real pictures"] = {
