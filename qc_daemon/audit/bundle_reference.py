@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from model.image_features import STATISTICS
 from model.image_reference import ImageReference, ViewReference
-from qc_daemon.audit.benchmark import Bools, Floats, Ints
+from qc_daemon.audit.benchmark import Floats, Ints
 from qc_daemon.audit.distances import MIN_SAMPLE, compare_samples
 from qc_daemon.audit.drift_windows import (
     BUNDLE,
@@ -30,13 +30,13 @@ from qc_daemon.audit.image_drift import (
     MOST_EMBEDDINGS,
     EmbeddingSamples,
     StatisticSamples,
+    SubjectRows,
     by_lot,
     comparable,
     compare_values,
     in_unit,
     inflation_of,
 )
-from qc_daemon.audit.measures import Frame, Kind
 from qc_daemon.audit.rows import Rows
 
 LEAST_EFFECT = 1.0
@@ -53,43 +53,29 @@ References = Mapping[str, ImageReference]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BundlePictures:
-    """The rows (n,) of each subject in the order of time, and the references of the bundles (by
-    their code) that judged them."""
+    """The pictures of each subject, and the references of the bundles (by their code) that judged
+    them."""
 
     rows: Rows
-    row: Ints
-    starts: Ints
+    of_subjects: SubjectRows
     references: Mapping[int, ImageReference]
 
     @classmethod
-    def of(
-        cls,
-        frame: Frame,
-        kind: Kind,
-        subjects: int,
-        left_out: Bools | None,
-        references: References,
-    ) -> "BundlePictures":
-        rows = frame.rows
-        column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
-        usual = rows.is_view & (column >= 0)
-        if left_out is not None:
-            usual &= ~left_out
-        row = np.flatnonzero(usual)
-        row = row[np.argsort(column[row], kind="stable")]
+    def of(cls, rows: Rows, of_subjects: SubjectRows, references: References) -> "BundlePictures":
         by_code = {
             code: references[bundle.model_id]
             for code, bundle in enumerate(rows.bundles)
             if bundle.model_id in references
         }
-        return cls(rows, row, np.searchsorted(column[row], np.arange(subjects + 1)), by_code)
+        return cls(rows, of_subjects, by_code)
 
     def newest(self, subject: int, look: int) -> tuple[int, ViewReference, Ints] | None:
         """The bundle of the subject's newest picture up to a day, its reference of the view that
         the subject has most pictures of, and the rows of these in the half-year up to the day;
         None where the bundle says nothing of any of its views."""
-        own = self.row[int(self.starts[subject]) : int(self.starts[subject + 1])]
-        day = self.rows.day[own]
+        every = self.of_subjects
+        place = slice(int(every.starts[subject]), int(every.starts[subject + 1]))
+        own, day = every.row[place], every.day[place]
         first, last = (
             int(np.searchsorted(day, each, side="right"))
             for each in (look - LONGEST_RECENT_DAYS, look)

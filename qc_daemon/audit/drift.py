@@ -42,6 +42,7 @@ from qc_daemon.audit.image_drift import (
     STATISTIC_FEATURES,
     EmbeddingSamples,
     StatisticSamples,
+    SubjectRows,
 )
 from qc_daemon.audit.measures import MONTH, Frame, Kind
 from qc_daemon.audit.proportions import adjust
@@ -136,10 +137,11 @@ def _image_samples(
     frame: Frame, kind: Kind, subjects: int, left_out: Bools | None, references: References
 ) -> dict[str, _Tested]:
     samples: dict[str, _Tested] = {}
-    pictures = BundlePictures.of(frame, kind, subjects, left_out, references)
+    every = SubjectRows.of(frame, kind, subjects, left_out)
+    pictures = BundlePictures.of(frame.rows, every, references)
     if frame.rows.statistics.shape[1]:
         for feature in STATISTIC_FEATURES:
-            own = StatisticSamples.of(frame, kind, feature, subjects, left_out)
+            own = StatisticSamples.of(frame, feature, every)
             samples[feature] = StatisticOrBundle(own, pictures)
     if frame.rows.embeddings:
         embeddings = EmbeddingSamples.of(frame, kind, subjects, left_out)

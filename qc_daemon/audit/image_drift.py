@@ -68,6 +68,40 @@ _DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SubjectRows:
+    """The rows (n,) of pictures with a view by subject and time, their subjects and days, and where
+    each subject's start."""
+
+    row: Ints
+    subject: Ints
+    day: Ints
+    starts: Ints
+
+    @classmethod
+    def of(cls, frame: Frame, kind: Kind, subjects: int, left_out: Bools | None) -> "SubjectRows":
+        rows = frame.rows
+        column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
+        usual = rows.is_view & (column >= 0)
+        if left_out is not None:
+            usual &= ~left_out
+        row = np.flatnonzero(usual)
+        row = row[np.argsort(column[row], kind="stable")]
+        return cls._at(row, column[row], rows.day[row], subjects)
+
+    @classmethod
+    def _at(cls, row: Ints, subject: Ints, day: Ints, subjects: int) -> "SubjectRows":
+        return cls(row, subject, day, np.searchsorted(subject, np.arange(subjects + 1)))
+
+    def only(self, is_kept: Bools) -> "SubjectRows":
+        """Those rows (n,) alone; these themselves where all are kept, for of a million they are
+        large."""
+        if is_kept.all():
+            return self
+        subjects = len(self.starts) - 1
+        return self._at(self.row[is_kept], self.subject[is_kept], self.day[is_kept], subjects)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StatisticSamples:
     """An image statistic (n,) by subject and time, each taken from the mean of the subject's
     reference, which is `before` (its logarithm of a skewed one) and ends before the day `ends`;
@@ -83,19 +117,12 @@ class StatisticSamples:
     inflation: float
 
     @classmethod
-    def of(
-        cls, frame: Frame, kind: Kind, feature: str, subjects: int, left_out: Bools | None
-    ) -> "StatisticSamples":
+    def of(cls, frame: Frame, feature: str, every: SubjectRows) -> "StatisticSamples":
         rows, name = frame.rows, feature.removeprefix(STATISTIC)
-        column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
-        values = comparable(name, rows.statistics[:, STATISTICS.index(name)])
-        has_value = rows.is_view & (column >= 0) & np.isfinite(values)
-        if left_out is not None:
-            has_value &= ~left_out
-        row = np.flatnonzero(has_value)
-        row = row[np.argsort(column[row], kind="stable")]
-        subject, day, value = column[row], rows.day[row], values[row]
-        starts = np.searchsorted(subject, np.arange(subjects + 1))
+        column = rows.statistics[:, STATISTICS.index(name)]
+        own = every.only(np.isfinite(column[every.row]))
+        row, subject, day, starts = own.row, own.subject, own.day, own.starts
+        value, subjects = comparable(name, column[row]), len(starts) - 1
         if not len(row):
             empty = np.zeros(subjects)
             none = empty.astype(np.int64)

@@ -75,9 +75,19 @@ def show_bundle(name: str) -> dict[str, Any]:
 
 
 def describe_bundle(name: str) -> str:
-    """Manifest and model card as text."""
+    """Manifest and model card as text; of the reference of image features only how much it is."""
+    from model.image_reference import KEY
+
     details = show_bundle(name)
-    manifest = json.dumps(details["manifest"], indent=1)
+    shown = dict(details["manifest"])
+    if KEY in shown:
+        views = dict(shown[KEY]).get("views")
+        shown[KEY] = {
+            view: {"pictures": each.get("pictures"), "kept": each.get("n")}
+            for view, each in (views if isinstance(views, dict) else {}).items()
+            if isinstance(each, dict)
+        }
+    manifest = json.dumps(shown, indent=1)
     lines = [f"model_id: {details['model_id']}", manifest, details["card"] or ""]
     return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
 

@@ -54,6 +54,7 @@ MAX_CRITERIA = 12
 """At most so many criteria stand in a chart; all of them in the audit."""
 _MOST_DRIFT_CHARTS = 3
 _POWER_DIFFERENCE = 0.15
+_LEAST_Q = 0.001
 """The audit's power is the chance to call a share that is worse than the benchmark by this."""
 
 
@@ -543,7 +544,7 @@ class Composer:
                 # Of an embedding it is another distance.
                 "–" if d.feature == EMBEDDING else w.decimal(d.value, 3),
                 change_words(d, w),
-                w.decimal(d.q, 3),
+                _q_words(d.q, w),
                 "–" if d.since is None else d.since.isoformat(),
                 w.join(self._drift_remarks(d)),
             )
@@ -808,6 +809,11 @@ def _is_explained(measure: Measure) -> bool:
     if adjusted is None or adjusted.overall is None or measure.value is None:
         return False
     return abs(adjusted.value - adjusted.overall) < abs(measure.value - adjusted.overall)
+
+
+def _q_words(q: float | None, w: Wording) -> str:
+    """An adjusted p-value; none is 0."""
+    return f"< {w.decimal(_LEAST_Q, 3)}" if q is not None and q < _LEAST_Q else w.decimal(q, 3)
 
 
 def _points(effect: float, w: Wording) -> str:

@@ -339,6 +339,20 @@ def test_the_report_of_a_device_says_what_changed_in_its_pictures_and_since_when
     report_pdf(document)
 
 
+def test_the_report_of_a_new_device_compares_it_with_the_bundles_pictures() -> None:
+    drift = [
+        each | {"compared_with": "bundle", "since": None}
+        for each in drift_of_pictures("device", "d1")
+    ]
+    body = audit_json(COUNTS, drift=drift)
+    words = Page(report_html(place_report(composer(body, "device", "d1"), CREATED))).words
+    assert "These pictures are unlike those that the bundle knows" in words
+    assert "unlike those that the bundle was calibrated on: mean grey level 41 → 55" in words
+    assert "changed since" not in words
+    assert "alarm, bundle" in words
+    assert "< 0.001" in words
+
+
 def test_the_report_of_a_person_has_one_sentence_on_her_machines_pictures() -> None:
     body = audit_json(COUNTS, drift=drift_of_pictures("device", "d1"))
     words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from detector.anatomy import View
 from detector.console import UsageError
 from model.bundle.bundle import MANIFEST, Bundle, locate
+from model.image_reference import ImageReference
 from model.spatialclip.network import VIEWS
 from training.bundling.make import (
     REAL_PICTURES,
@@ -81,7 +82,12 @@ def test_the_samples_say_what_is_real_and_not_their_folder(
     facts = make(tmp_path / "b", parts, samples)
     assert facts["real_views"] == (["NT"] if origin is Origin.REAL else [])
     assert facts["training"]["calibration"]["learnt from"] == 5
-    assert Bundle.open(tmp_path / "b").real_views == set(facts["real_views"])
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.real_views == set(facts["real_views"])
+    # Any machine's pictures differ from simulated ones.
+    reference = ImageReference.from_manifest(bundle.manifest)
+    assert (reference is None) == (origin is Origin.SIMULATED)
+    assert reference is None or list(map(len, reference.views.values())) == [len(nt)]
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert f"| calibration | phantoms of qc-model | {source} | {origin} | NT |" in card
     assert "a part learnt from 5." in card

@@ -1,0 +1,69 @@
+"""What bundles say of the pictures that calibrated them."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.anatomy import View
+from model.bundle.bundle import MANIFEST, locate, read_model_id
+from model.image_features import STATISTICS
+from model.image_reference import KEY, ImageReference, ViewReference
+from qc_daemon.operations.bundles import describe_bundle, image_references
+from qc_daemon.records import schema
+from qc_daemon.records.results import bundles
+from qc_daemon.records.store import Store
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+VIEW = ViewReference(9, np.arange(2), np.ones((2, len(STATISTICS))), np.eye(2, 4, dtype=np.float32))
+
+
+def write_bundle(folder: Path, reference: Any) -> Path:
+    """The manifest of the shipped bundle, with a reference of image features."""
+    folder.mkdir()
+    manifest = json.loads((locate("default") / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {KEY: reference}))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    url = f"sqlite:///{tmp_path}/qc.db"
+    schema.upgrade(url)
+    return Store(url)
+
+
+def activate(store: Store, folder: Path) -> str:
+    model_id = read_model_id(folder)
+    with store.begin() as session:
+        bundles.activate(session, folder.name, str(folder), model_id, NOW)
+    return model_id
+
+
+def test_bundles_are_asked_for_the_pictures_that_calibrated_them(
+    store: Store, tmp_path: Path
+) -> None:
+    own = ImageReference("0" * 64, {View.NT: VIEW}).to_json()
+    model_id = activate(store, write_bundle(tmp_path / "mine", own))
+    references = image_references(store, [model_id, "f" * 64])
+    assert set(references) == {model_id}
+    assert references[model_id].views[View.NT].pictures == 9
+    shown = describe_bundle(str(tmp_path / "mine"))
+    assert '"kept": 2' in shown
+    assert "float16" not in shown
+    assert "float16" not in describe_bundle("default")
+
+
+def test_a_bundle_that_is_damaged_gone_or_another_one_is_no_reference(
+    store: Store, tmp_path: Path
+) -> None:
+    own = ImageReference("0" * 64, {View.NT: VIEW}).to_json()
+    damaged = activate(store, write_bundle(tmp_path / "damaged", {"views": {"KNEE": 1}}))
+    gone = activate(store, write_bundle(tmp_path / "gone", own))
+    (tmp_path / "gone" / MANIFEST).unlink()
+    other = activate(store, write_bundle(tmp_path / "other", own | {"data_sha256": "1" * 64}))
+    (tmp_path / "other" / MANIFEST).write_text((tmp_path / "damaged" / MANIFEST).read_text())
+    assert image_references(store, [damaged, gone, other]) == {}
