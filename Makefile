@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -59,6 +59,14 @@ conformance: install
 # docs/settings.md from the code.
 settings: install
 	$(BIN)/python -m tools.settings_document
+
+# The dashboard of deploy/grafana from the table of its panels.
+dashboard: install
+	$(BIN)/python -m tools.dashboard
+
+# docs/events.md from the code.
+events: install
+	$(BIN)/python -m tools.events_document
 
 install: $(STAMP)
 

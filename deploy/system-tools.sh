@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs that tests/interop talks to: installed when root on Debian, else named.
+# The programs that tests talk to: installed when root on Debian, else named.
 set -eu
 need=""
 command -v dcmsend >/dev/null 2>&1 && command -v dsrdump >/dev/null 2>&1 || need="$need dcmtk"
@@ -12,12 +12,14 @@ command -v pdftotext >/dev/null 2>&1 || need="$need poppler-utils"
 # The validator of structured reports, and the compiler that starts our loop over it.
 [ -f /usr/share/java/pixelmed.jar ] && command -v javac >/dev/null 2>&1 \
   || need="$need pixelmed-apps default-jdk-headless"
+# promtool, which judges the alert rules.
+command -v promtool >/dev/null 2>&1 || need="$need prometheus"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   apt-get update -qq
   # policy-rc.d: the packages' own servers must not start, the tests start theirs.
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $need >/dev/null
 else
-  echo "missing for the interoperability tests:$need (install with: sudo apt-get install$need)" >&2
+  echo "missing for the tests:$need (install with: sudo apt-get install$need)" >&2
   [ -z "${QC_REQUIRE_ALL:-}" ] || exit 1
 fi

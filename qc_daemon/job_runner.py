@@ -30,13 +30,15 @@ The rest is the runner's:
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar, Protocol
 
+import structlog
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.observe import log
+from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.queue import jobs
@@ -167,15 +169,21 @@ class JobRunner:
             if job is None:
                 return False
             seconds = self.settings.lease_seconds
-            with Lease(self.store, job, seconds, self.clock, self.stop) as lease:
+            # Whatever is logged meanwhile says which job, exam and image it is about.
+            with (
+                structlog.contextvars.bound_contextvars(**_correlation(job)),
+                Lease(self.store, job, seconds, self.clock, self.stop) as lease,
+            ):
                 self._run_handler(handler, lease)
         return True
 
     def _run_handler(self, handler: JobHandler, lease: Lease) -> None:
+        begun = time.monotonic()
         try:
             handler.run(lease)
+            counters.count_duration(lease.job.kind, time.monotonic() - begun)
         except LeaseLostError:
-            self._log_lost(lease.job)
+            self.log.warning("lease lost")
         except Exception as error:
             # Whatever a model, a header or a library raised concerns this job only.
             failure = handler.failure_of(error)
@@ -196,19 +204,16 @@ class JobRunner:
         try:
             state = lease.settle(write)
         except LeaseLostError:
-            self._log_lost(job)
+            self.log.warning("lease lost")
             return
+        counters.count_job_failure(job.kind)
         handler.count_failure(job, error)
         self.log.warning(
             handler.failed_event,
-            **_names(job),
             code=error.code.value,
             reason=error.message,
             state=state,
         )
-
-    def _log_lost(self, job: Job) -> None:
-        self.log.warning("lease lost", **_names(job))
 
 
 def run_loop(
@@ -235,7 +240,10 @@ def run_loop(
             stop.wait(idle_seconds())
 
 
-def _names(job: Job) -> dict[str, int | str]:
-    """What a log line says of a job."""
-    names: dict[str, int | str] = {"job": job.id, "kind": job.kind.value}
+def _correlation(job: Job) -> dict[str, int | str]:
+    """What every log line of a job says: which job, exam and image or destination it is about."""
+    names: dict[str, int | str] = {"job": job.id, "kind": job.kind.value, "exam": job.exam_id}
+    subject, _, number = job.subject.partition(":")
+    if subject == "instance":
+        names["instance"] = int(number)
     return names | {"destination": job.destination} if job.destination else names

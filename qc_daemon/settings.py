@@ -691,7 +691,7 @@ class JobSettings(_Section):
 
 
 class ObserveSettings(_Section):
-    """`/metrics`, `/health` and `/ready` over HTTP; off unless a port is named."""
+    """`/metrics`, `/live` and `/ready` over HTTP; off unless a port is named."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port | None = Field(default=None, description="port to listen on; 0: a free one")

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from structlog.contextvars import get_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.job_runner import ClaimJob, JobHandler, JobRunner
+from qc_daemon.observe import log
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Lease
@@ -106,6 +108,24 @@ def test_a_due_job_is_run_and_done(queue: Queue) -> None:
     assert handler.finished == [queue.job().id]
 
 
+def test_every_line_of_a_job_says_which_job_exam_and_image_it_is_about(queue: Queue) -> None:
+    queue.add(1)
+    queue.add(2)
+
+    def work(lease: Lease) -> None:
+        log.get(role="work").info("frames not decoded")
+
+    with capture_logs([merge_contextvars]) as lines:
+        runner = queue.runner(Handler(work))
+        assert [runner.run_once(), runner.run_once()] == [True, True]
+    told = [(line["job"], line["kind"], line["exam"], line["instance"]) for line in lines]
+    assert told == [
+        (job.id, "score", job.exam_id, int(job.subject.removeprefix("instance:")))
+        for job in queue.jobs()
+    ]
+    assert get_contextvars() == {}
+
+
 def test_each_handler_gets_its_turn_in_order(queue: Queue) -> None:
     queue.add(1)
     queue.add(2)
@@ -117,7 +137,7 @@ def test_each_handler_gets_its_turn_in_order(queue: Queue) -> None:
 
 def test_a_job_whose_handler_fails_is_tried_again_after_a_back_off(queue: Queue) -> None:
     queue.add()
-    with capture_logs() as lines:
+    with capture_logs([merge_contextvars]) as lines:
         runner = queue.runner(Handler(fail))
         assert [runner.run_once(), runner.run_once()] == [True, False]
     job = queue.job()
@@ -127,6 +147,7 @@ def test_a_job_whose_handler_fails_is_tried_again_after_a_back_off(queue: Queue)
     (line,) = lines
     assert (line["event"], line["role"], line["job"]) == ("test failed", "work", job.id)
     assert (line["code"], line["state"]) == (ErrorCode.INTERNAL, JobState.READY)
+    assert (line["kind"], line["exam"], line["instance"]) == ("score", job.exam_id, 1)
     queue.now += timedelta(minutes=1)
     assert runner.run_once()
     assert queue.job().state is JobState.DEAD
@@ -204,7 +225,7 @@ def test_a_lease_lost_during_the_run_writes_nothing(queue: Queue, fails: bool) -
             fail(lease)
 
     here = Handler(lose)
-    with capture_logs() as lines:
+    with capture_logs([merge_contextvars]) as lines:
         assert queue.runner(here).run_once()
     assert (here.finished, there.finished) == ([], [queue.job().id])
     assert (queue.job().state, queue.job().attempts) == (JobState.DONE, 0)
@@ -301,7 +322,7 @@ def test_a_runner_waits_for_a_database_that_is_away(
     queue.add()
     away = database_away(monkeypatch)
     away.set()
-    with capture_logs() as lines:
+    with capture_logs([merge_contextvars]) as lines:
         runner = queue.runner(Handler())
         thread = run_in_thread(runner)
         eventually(lambda: [line["event"] for line in lines][:2] == ["stalled", "stalled"])

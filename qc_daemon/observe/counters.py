@@ -9,16 +9,35 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from detector.anatomy import View
+from detector.errors import Flag
 
 ROWS = 256
 _CELL = 8
+
+TIMED = ("store", "score", "report", "deliver")
+"""What is timed: answering a C-STORE request, and the run of a job of each kind."""
+BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, float("inf"))
+"""Upper limits of the histograms of durations, in seconds."""
+VERDICTS = ("standard", "non-standard", "review")
+
+
+def _duration_names(kind: str) -> list[str]:
+    return [*(f"{kind}_within_{limit:g}" for limit in BUCKETS), f"{kind}_seconds"]
+
 
 COUNTERS = (
     "stored_new", "stored_same", "stored_revision", "stored_bytes",
     "refused_0110", "refused_A700", "refused_A900", "refused_C000", "refused_other",
     "rejected_unknown", "rejected_busy", "rejected_called", "rejected_protocol",
     "fetched_back", "fetched_nowhere", "spool_damaged",
+    "failed_score", "failed_report", "failed_deliver",
+    *(name for kind in TIMED for name in _duration_names(kind)),
+    *(f"found_{view}_{verdict}" for view in View for verdict in VERDICTS),
+    *(f"flag_{flag}" for flag in Flag),
 )  # fmt: skip
 GAUGES = (
     "ready", "associations", "pressure", "spool_orphans", "spool_missing", "scrub_finished",
@@ -139,3 +158,30 @@ def count_refused(status: int) -> None:
     """Count an object answered with this C-STORE status."""
     name = f"refused_{status:04X}"
     add(name if _shared.has(name) else "refused_other")
+
+
+def count_duration(kind: str, seconds: float) -> None:
+    """Count what took so long, of a kind in `TIMED`."""
+    add(f"{kind}_within_{BUCKETS[bisect_left(BUCKETS, seconds)]:g}")
+    add(f"{kind}_seconds", seconds)
+
+
+def durations(memory: SharedCounters, kind: str) -> tuple[list[tuple[float, float]], float]:
+    """The limits of the histogram with how many took no longer, and the sum of seconds."""
+    buckets, count = [], 0.0
+    for limit in BUCKETS:
+        count += memory.total(f"{kind}_within_{limit:g}")
+        buckets.append((limit, count))
+    return buckets, memory.total(f"{kind}_seconds")
+
+
+def count_finding(view: str, verdict: str, flags: Sequence[str]) -> None:
+    """Count a stored finding."""
+    add(f"found_{view}_{verdict}")
+    for flag in flags:
+        add(f"flag_{flag}")
+
+
+def count_job_failure(kind: str) -> None:
+    """Count a run of a job of this kind that failed."""
+    add(f"failed_{kind}")

@@ -19,32 +19,12 @@ from typing import Any, TextIO
 
 import structlog
 
+from qc_daemon.observe.events import KEYS, WITHHELD
+
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
-ALLOWED = frozenset(
-    {
-        # structlog's own
-        "event", "level", "timestamp",
-        # which process
-        "role", "roles", "pid", "owner", "host", "port", "version", "database", "destinations",
-        # network: titles and addresses name machines, not people
-        "ae_title", "calling_ae", "called_ae", "address", "association", "destination", "status",
-        "objects",
-        # what it is about; UIDs may stand in logs, names and ids of patients may not
-        "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
-        "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
-        "report", "bundle_version", "settings", "spool",
-        # the local date of an audit, which is of a lab and of no patient
-        "audit_date",
-        # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
-        "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
-        "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",
-        "setting", "dropped",
-    }
-)  # fmt: skip
-
 # An event is a fixed phrase, never a sentence put together from values.
-_PHRASE = re.compile(r"[a-z][a-z0-9 \-]{0,63}")
+PHRASE = re.compile(r"[a-z][a-z0-9 \-]{0,63}")
 _QUOTING_LIBRARIES = (
     "pynetdicom",
     "pydicom",
@@ -64,10 +44,10 @@ def only_allowed(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> Mapping[str, Any]:
     """Drop what is not on the list, and any value that is more than a plain scalar."""
-    line: dict[str, Any] = {key: _plain(value) for key, value in event.items() if key in ALLOWED}
-    if not _PHRASE.fullmatch(str(line.get("event", ""))):
-        line["event"] = "event withheld"
-    dropped = sorted(key for key in event if key not in ALLOWED)
+    line: dict[str, Any] = {key: _plain(value) for key, value in event.items() if key in KEYS}
+    if not PHRASE.fullmatch(str(line.get("event", ""))):
+        line["event"] = WITHHELD
+    dropped = sorted(key for key in event if key not in KEYS)
     if dropped:
         line["dropped"] = dropped
     return line

@@ -1,45 +1,42 @@
-"""`/metrics` for Prometheus, `/health` and `/ready` for whoever watches the service.
+"""What the service measures of itself, and whether it lives and can do its work.
 
 Counts come from the shared counters, the rest is read at each scrape. Labels are closed lists and
 names from the settings; nothing that a sender or a patient brings stands in them.
 """
 
-import json
 import os
-import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
-from detector.errors import QCError
+from detector.anatomy import View
+from detector.errors import Flag, QCError
 from qc_daemon.dicom.certificates import earliest_expiry
-from qc_daemon.observe import log
-from qc_daemon.observe.counters import SharedCounters, delivery_names
-from qc_daemon.records import gauges
+from qc_daemon.observe.counters import VERDICTS, SharedCounters, delivery_names, durations
+from qc_daemon.observe.machine_watch import Machine
+from qc_daemon.observe.stored_metrics import StoredMetrics, gauge
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobState
+from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import Settings
 
 # A supervisor that runs has ten heartbeats a second; without one for so long it is not alive.
 _ALIVE_SECONDS = 15.0
-_REQUEST_SECONDS = 10.0
-_PAUSE_SECONDS = 0.1
 # At this `pressure` no object is received any more.
 _HARD = 2
-_OPEN = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,15 @@ class Service(Collector):
         shared: SharedCounters,
         processes: Callable[[], Sequence[Process]],
         clock: Clock = utc_now,
+        machines: Callable[[], Mapping[str, Machine]] = dict,
     ) -> None:
         self.settings = settings
         self.store = store
         self.shared = shared
         self.processes = processes
         self.clock = clock
+        self.machines = machines
+        self._stored = StoredMetrics(settings, store, clock)
         self._heartbeat_at = time.monotonic()
 
     def heartbeat(self) -> None:
@@ -102,10 +102,18 @@ class Service(Collector):
         return reasons
 
     def collect(self) -> Iterator[Metric]:
+        version_info = GaugeMetricFamily(
+            "qc_daemon_version_info", "1, with the version.", labels=["version"]
+        )
+        version_info.add_metric([version("qc-daemon")], 1)
+        yield version_info
         yield from self._received()
+        yield from self._durations()
+        yield from self._scored()
         yield from self._delivered()
-        yield from self._stored()
+        yield from self._stored.collect()
         yield from self._judged()
+        yield from self._machines()
         yield from self._disk()
         yield from self._processes()
         yield from self._certificates()
@@ -131,32 +139,80 @@ class Service(Collector):
         yield CounterMetricFamily(
             "qc_daemon_received_bytes", "Bytes of stored objects.", shared.total("stored_bytes")
         )
-        yield _gauge("associations_open", "Associations now open.", shared.total("associations"))
-        yield _gauge(
+        yield gauge("associations_open", "Associations now open.", shared.total("associations"))
+        yield gauge(
             "pressure",
             "Back-pressure: 0 none, 1 new associations wait, 2 every object waits.",
             shared.maximum("pressure"),
         )
-        yield _gauge(
+        yield gauge(
             "spool_orphans",
             "Files without a row, when last compared (hourly).",
             shared.maximum("spool_orphans"),
         )
-        yield _gauge(
+        yield gauge(
             "spool_missing",
             "Rows whose file was missing or damaged, when last compared (hourly).",
             shared.maximum("spool_missing"),
         )
-        yield _gauge(
+        yield gauge(
             "spool_scrub_finished_timestamp_seconds",
             "When the spool was last read through; 0: never.",
             shared.maximum("scrub_finished"),
         )
-        yield _gauge(
+        yield gauge(
             "spool_scrub_faults",
             "Files that were damaged, missing or unreadable then.",
             shared.maximum("scrub_faults"),
         )
+
+    def _durations(self) -> Iterator[Metric]:
+        storing = HistogramMetricFamily(
+            "qc_daemon_store_seconds", "How long storing an object took before success was sent."
+        )
+        storing.add_metric([], *_histogram(self.shared, "store"))
+        running = HistogramMetricFamily(
+            "qc_daemon_job_seconds", "How long jobs ran that were done.", labels=["kind"]
+        )
+        failures = CounterMetricFamily(
+            "qc_daemon_job_failures", "Runs of jobs that failed.", labels=["kind"]
+        )
+        for kind in JobKind:
+            running.add_metric([kind], *_histogram(self.shared, kind))
+            failures.add_metric([kind], self.shared.total(f"failed_{kind}"))
+        yield from (storing, running, failures)
+
+    def _scored(self) -> Iterator[Metric]:
+        """What the models say: shares that move without a new bundle are worth a look."""
+        found = CounterMetricFamily(
+            "qc_daemon_findings", "Findings stored.", labels=["view", "verdict"]
+        )
+        for view in View:
+            for verdict in VERDICTS:
+                found.add_metric([view, verdict], self.shared.total(f"found_{view}_{verdict}"))
+        flagged = CounterMetricFamily(
+            "qc_daemon_findings_flagged", "Findings stored with a flag.", labels=["flag"]
+        )
+        for flag in Flag:
+            flagged.add_metric([flag], self.shared.total(f"flag_{flag}"))
+        yield from (found, flagged)
+
+    def _machines(self) -> Iterator[Metric]:
+        """Of machines that may store by settings or approval; those that only knock have none."""
+        last = GaugeMetricFamily(
+            "qc_daemon_machine_last_object_timestamp_seconds",
+            "When a known machine last sent an object.",
+            labels=["ae_title"],
+        )
+        quiet = GaugeMetricFamily(
+            "qc_daemon_machine_quiet",
+            "1 while a known machine is silent for longer than it ever is at such hours.",
+            labels=["ae_title"],
+        )
+        for ae_title, machine in self.machines().items():
+            last.add_metric([ae_title], machine.last_object_at.timestamp())
+            quiet.add_metric([ae_title], machine.is_quiet)
+        yield from (last, quiet)
 
     def _delivered(self) -> Iterator[Metric]:
         deliveries = CounterMetricFamily(
@@ -182,40 +238,6 @@ class Service(Collector):
             self.shared.total("spool_damaged"),
         )
 
-    def _stored(self) -> Iterator[Metric]:
-        """The metrics of the database; without it one says so and the others are absent."""
-        try:
-            with self.store.read() as session:
-                counts = jobs.counts(session, _OPEN)
-                due = jobs.oldest_due(session)
-                totals = gauges.read(session)
-        except (QCError, SQLAlchemyError):
-            yield _gauge("database_up", "Whether the database can be used.", 0)
-            return
-        yield _gauge("database_up", "Whether the database can be used.", 1)
-        depth = GaugeMetricFamily("qc_daemon_jobs", "Jobs not done.", labels=["kind", "state"])
-        for (kind, state), count in counts.items():
-            depth.add_metric([kind, state], count)
-        age = GaugeMetricFamily(
-            "qc_daemon_oldest_due_job_seconds",
-            "How long the longest waiting job has been due.",
-            labels=["kind"],
-        )
-        for kind, since in due.items():
-            age.add_metric([kind], max(0.0, (self.clock() - since).total_seconds()))
-        waiting = GaugeMetricFamily(
-            "qc_daemon_commitments", "Storage commitment requests not reported.", labels=["state"]
-        )
-        for state_name, count in totals.commitments.items():
-            waiting.add_metric([state_name], count)
-        yield from (depth, age, waiting)
-        yield _gauge("exams_open", "Open exams.", totals.open_exams)
-        yield _gauge(
-            "objects_quarantined",
-            "Objects in quarantine, not dismissed.",
-            totals.quarantined,
-        )
-
     def _judged(self) -> Iterator[Metric]:
         """What waits for a person, and where models are calibrated; the role `schedule` counts."""
         shared = self.shared
@@ -231,7 +253,7 @@ class Service(Collector):
         ):
             waiting.add_metric([kind], shared.maximum(name))
         yield waiting
-        yield _gauge(
+        yield gauge(
             "reviews_oldest_timestamp_seconds",
             "Since when the longest of them waits; 0: none.",
             shared.maximum("reviews_oldest"),
@@ -244,7 +266,7 @@ class Service(Collector):
         for state in ("calibrated", "waived", "commissioning"):
             sites.add_metric([state], shared.maximum(f"sites_{state}"))
         yield sites
-        yield _gauge(
+        yield gauge(
             "promises_broken",
             "Promises of active calibrations that later reviews speak against, when last counted.",
             shared.maximum("promises_broken"),
@@ -255,12 +277,15 @@ class Service(Collector):
             disk = os.statvfs(self.settings.store.spool)
         except OSError:
             return
-        yield _gauge(
+        yield gauge(
             "spool_free_bytes", "Free space of the spool's disk.", disk.f_bavail * disk.f_frsize
         )
-        yield _gauge("spool_size_bytes", "Size of the spool's disk.", disk.f_blocks * disk.f_frsize)
+        yield gauge("spool_size_bytes", "Size of the spool's disk.", disk.f_blocks * disk.f_frsize)
 
     def _processes(self) -> Iterator[Metric]:
+        wanted = GaugeMetricFamily(
+            "qc_daemon_processes_wanted", "Processes that should run.", labels=["role"]
+        )
         running = GaugeMetricFamily(
             "qc_daemon_processes", "Processes now running.", labels=["role"]
         )
@@ -273,86 +298,39 @@ class Service(Collector):
         processes = list(self.processes())
         for role in dict.fromkeys(each.role for each in processes):
             own = [each for each in processes if each.role == role]
+            wanted.add_metric([role], len(own))
             running.add_metric([role], sum(each.running for each in own))
             ready.add_metric([role], sum(each.running and each.ready for each in own))
             restarts.add_metric([role], sum(each.restarts for each in own))
-        yield from (running, ready, restarts)
+        yield from (wanted, running, ready, restarts)
 
     def _certificates(self) -> Iterator[Metric]:
-        tls = self.settings.receive.tls
-        if tls is None:
-            return
         expiry = GaugeMetricFamily(
             "qc_daemon_certificate_expiry_timestamp_seconds",
             "When the first certificate of a file expires; absent: unreadable.",
             labels=["use"],
         )
-        for use, path in (("own", tls.certificate), ("authority", tls.ca)):
-            if path is None:
-                continue
+        for use, path in self._certificate_files():
             try:
                 expiry.add_metric([use], earliest_expiry(path).timestamp())
             except (OSError, ValueError):
                 continue
         yield expiry
 
-
-def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"qc_daemon_{name}", meaning, value)
-
-
-class _Server(ThreadingHTTPServer):
-    """Serves on when a connection or a thread cannot be had, without a traceback."""
-
-    daemon_threads = True
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        try:
-            return super().get_request()
-        except OSError:
-            # The caller still waits: without a pause accept would be tried again at once.
-            time.sleep(_PAUSE_SECONDS)
-            raise
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exception()
-        log.get().debug("request failed", error_type=type(error).__name__)
+    def _certificate_files(self) -> Iterator[tuple[str, Path]]:
+        """What each certificate of the settings is for, and its file."""
+        tls = self.settings.receive.tls
+        if tls is not None:
+            yield "own", tls.certificate
+            if tls.ca is not None:
+                yield "authority", tls.ca
+        for destination in self.settings.destination:
+            if destination.tls is not None and destination.tls.certificate is not None:
+                yield f"destination {destination.name}", destination.tls.certificate
+            if destination.tls is not None and destination.tls.ca is not None:
+                yield f"authority of destination {destination.name}", destination.tls.ca
 
 
-def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
-    """Serve the metrics in a thread of their own. Raises OSError (in use, no such address)."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(service)
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _REQUEST_SECONDS
-
-        def do_GET(self) -> None:
-            match self.path:
-                case "/metrics":
-                    self._answer(200, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
-                case "/health":
-                    self._answer(200 if service.alive else 503, b"alive\n" * service.alive)
-                case "/ready":
-                    reasons = service.unready()
-                    answer = json.dumps({"ready": not reasons, "reasons": reasons}) + "\n"
-                    status = 503 if reasons else 200
-                    self._answer(status, answer.encode(), "application/json")
-                case _:
-                    self._answer(404, b"/metrics, /health or /ready\n")
-
-        def _answer(
-            self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8"
-        ) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: a scrape is no event."""
-
-    server = _Server((host, port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+def _histogram(shared: SharedCounters, kind: str) -> tuple[list[tuple[str, float]], float]:
+    buckets, seconds = durations(shared, kind)
+    return [(floatToGoString(limit), count) for limit, count in buckets], seconds

@@ -5,6 +5,7 @@ fsync of file and folder, one transaction with row, jobs and the exam's hold, st
 pixel is decoded, and no text can refuse an object on the way.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -80,6 +81,7 @@ class StorageSCP:
         return [(evt.EVT_C_ECHO, _on_c_echo), (evt.EVT_C_STORE, self._on_c_store)]
 
     def _on_c_store(self, event: Any) -> int | Dataset:
+        begun = time.monotonic()
         try:
             admission, receipt = self._receive_object(event)
         except RefusedRequestError as refusal:
@@ -101,9 +103,12 @@ class StorageSCP:
             )
             return RefusedRequestError(PROCESSING_FAILURE, "internal error").response()
         counters.count_stored(admission.kind, receipt.size)
+        counters.count_duration("store", time.monotonic() - begun)
         self.log.info(
             "object stored",
             kind=admission.kind,
+            instance=admission.instance_id,
+            exam=admission.exam_id,
             sop_instance=receipt.sop_instance_uid,
             study=receipt.study_instance_uid,
             bytes=receipt.size,

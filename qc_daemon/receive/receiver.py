@@ -52,11 +52,15 @@ MAX_PDU = 1 << 20
 # Connections that the system holds for us until we accept them.
 BACKLOG = 1024
 # Log event and counter of each rejection; those that are not here are of the protocol.
-_REJECTION_EVENTS: dict[Rejection | None, tuple[str, str]] = {
-    CALLING_NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
-    CALLED_NOT_RECOGNISED: ("association rejected", "rejected_called"),
-    TEMPORARY_CONGESTION: ("association rejected", "rejected_busy"),
-    LOCAL_LIMIT_EXCEEDED: ("too many associations", "rejected_busy"),
+_REJECTION_EVENTS: dict[Rejection | None, str] = {
+    CALLING_NOT_RECOGNISED: "caller refused",
+    LOCAL_LIMIT_EXCEEDED: "too many associations",
+}
+_REJECTION_COUNTERS: dict[Rejection | None, str] = {
+    CALLING_NOT_RECOGNISED: "rejected_unknown",
+    CALLED_NOT_RECOGNISED: "rejected_called",
+    TEMPORARY_CONGESTION: "rejected_busy",
+    LOCAL_LIMIT_EXCEEDED: "rejected_busy",
 }
 # At a stop an association counts as idle after so long, and one that was aborted has so long to
 # close its connection.
@@ -279,9 +283,8 @@ class Receiver:
         `rejection` is None where there was no request to answer. A caller who may try again
         unchanged is not noted.
         """
-        event, counter = _REJECTION_EVENTS.get(
-            rejection, ("association rejected", "rejected_protocol")
-        )
+        event = _REJECTION_EVENTS.get(rejection, "association rejected")
+        counter = _REJECTION_COUNTERS.get(rejection, "rejected_protocol")
         counters.add(counter)
         self.log.warning(
             event,

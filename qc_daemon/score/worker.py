@@ -8,7 +8,7 @@ from model.device import device_failure
 from model.finding import Finding
 from model.site.use import SiteUse
 from qc_daemon.job_runner import JobHandler
-from qc_daemon.observe import log
+from qc_daemon.observe import counters, log
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.queue.leases import Lease
 from qc_daemon.records.received import revisions
@@ -94,6 +94,9 @@ class ScoreHandler(JobHandler):
                 [finding.judgement.features for finding in findings],
             )
             lease.finish(session)
+        for finding in findings:
+            judgement = finding.judgement
+            counters.count_finding(judgement.view, judgement.quality, judgement.flags)
         _log.info("scored", job=job.id, findings=len(findings), content=content)
 
     def _store_measurements(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import has_exited, lease_owner
-from qc_daemon.observe import counters, log, metrics
+from qc_daemon.observe import counters, endpoint, log, metrics
+from qc_daemon.observe.machine_watch import MachineWatch
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
 from qc_daemon.receive import AssociationSlots, Spool, check_tls, listen
 from qc_daemon.records import schema
@@ -279,6 +280,7 @@ class Supervisor:
             counters.delivery_names(destination.name for destination in settings.destination)
         )
         counters.use(self.shared_counters, 0)
+        self.machine_watch = MachineWatch(settings, store, clock)
         self._stop = threading.Event()
         self._at_once = threading.Event()
 
@@ -293,6 +295,9 @@ class Supervisor:
         service = self._metrics_source()
         if "receive" in roles:
             threading.Thread(target=self._reconcile, daemon=True).start()
+        if "schedule" in roles:
+            # One of several hosts, so that each machine is told of once.
+            threading.Thread(target=self.machine_watch.run, args=(self._stop,), daemon=True).start()
         status = DONE
         try:
             while not self._stop.is_set() and status == DONE:
@@ -443,12 +448,18 @@ class Supervisor:
 
     def _metrics_source(self) -> metrics.Service:
         """The source of the metrics, served over HTTP if the settings say so. Raises UsageError."""
-        service = metrics.Service(self.settings, self.store, self.shared_counters, self._processes)
+        service = metrics.Service(
+            self.settings,
+            self.store,
+            self.shared_counters,
+            self._processes,
+            machines=self.machine_watch.machines,
+        )
         observe = self.settings.observe
         if observe.port is None:
             return service
         try:
-            server = metrics.listen(observe.host, observe.port, service)
+            server = endpoint.listen(observe.host, observe.port, service)
         except OSError as error:
             raise UsageError(
                 f"cannot listen on {observe.host}:{observe.port}:"

@@ -1,89 +1,30 @@
 """The figures over HTTP: in Prometheus' own format, true, and without a patient in them."""
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from detector.errors import ErrorCode
-from qc_daemon.observe import counters, metrics
-from qc_daemon.observe.counters import SharedCounters
+from qc_daemon.observe import counters
+from qc_daemon.observe.machine_watch import Machine
 from qc_daemon.observe.metrics import Process
 from qc_daemon.records.received import receipts, revisions
-from qc_daemon.records.store import Store
-from qc_daemon.settings import Settings
-from tests.support.databases import migrate
+from qc_daemon.records.results import bundles
 from tests.support.dicom_objects import CANARY, CANARY_ID
+from tests.support.observed_service import NOW, ObservedService
 from tests.support.receipts import numbered_receipt
-
-NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
-
-
-@dataclass
-class Site:
-    """A service's figures behind a port."""
-
-    settings: Settings
-    store: Store
-    shared: SharedCounters
-    service: metrics.Service
-    port: int
-    processes: list[Process] = field(default_factory=list)
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def ready(self) -> tuple[int, list[str]]:
-        """The answer of /ready: HTTP status and reasons."""
-        status, text = self.get("/ready")
-        answer = json.loads(text)
-        assert answer["ready"] is (status == 200)
-        return status, answer["reasons"]
-
-    def figures(self) -> dict[str, float]:
-        """Each sample by its name and the values of its labels."""
-        _, text = self.get("/metrics")
-        families = text_string_to_metric_families(text)
-        samples = [sample for family in families for sample in family.samples]
-        return {
-            " ".join((each.name.removeprefix("qc_daemon_"), *each.labels.values())): each.value
-            for each in samples
-        }
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    settings = Settings(
-        store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": tmp_path},
-        destination=[{"name": "pacs", "objects": ["source"]}],
-    )
-    migrate(settings.store.url)
-    store = Store(settings.store.url)
-    shared = SharedCounters.create(counters.delivery_names(["pacs"]))
-    processes = [
-        Process("receive", True, True, 0),
-        Process("receive", True, True, 2),
-        Process("work", True, True, 1),
-    ]
-    service = metrics.Service(settings, store, shared, lambda: processes, clock=lambda: NOW)
-    server = metrics.listen("127.0.0.1", 0, service)
-    yield Site(settings, store, shared, service, server.server_address[1], processes)
-    server.shutdown()
-    server.server_close()
-    store.close()
+def site(tmp_path: Path) -> Iterator[ObservedService]:
+    observed = ObservedService.make(tmp_path).start()
+    yield observed
+    observed.close()
 
 
-def receive(site: Site, number: int = 1) -> int:
+def receive(site: ObservedService, number: int = 1) -> int:
     receipt = numbered_receipt(number, patient_id=CANARY_ID, calling_ae=CANARY, size=10)
     with site.store.begin() as session:
         return receipts.admit(
@@ -95,7 +36,7 @@ def receive(site: Site, number: int = 1) -> int:
         ).revision_id
 
 
-def test_counts_of_all_processes_are_summed(site: Site) -> None:
+def test_counts_of_all_processes_are_summed(site: ObservedService) -> None:
     for row, count in ((1, 3), (2, 4)):
         site.shared.set(row, "stored_new", count)
         site.shared.set(row, "stored_bytes", 100 * count)
@@ -133,7 +74,7 @@ def test_counts_of_all_processes_are_summed(site: Site) -> None:
     assert figures["spool_free_bytes"] > 0
 
 
-def test_queue_and_quarantine_come_from_the_database(site: Site) -> None:
+def test_queue_and_quarantine_come_from_the_database(site: ObservedService) -> None:
     receive(site)
     second = receive(site, 2)
     with site.store.begin() as session:
@@ -147,7 +88,7 @@ def test_queue_and_quarantine_come_from_the_database(site: Site) -> None:
     assert figures["database_up"] == 1
 
 
-def test_without_the_database_the_other_metrics_remain(site: Site) -> None:
+def test_without_the_database_the_other_metrics_remain(site: ObservedService) -> None:
     site.store.close()
     Path(site.settings.store.url.removeprefix("sqlite:///")).write_bytes(b"not a database" * 100)
     figures = site.figures()
@@ -157,7 +98,7 @@ def test_without_the_database_the_other_metrics_remain(site: Site) -> None:
     assert site.ready() == (503, ["the database cannot be used"])
 
 
-def test_metrics_name_no_patient_and_no_caller(site: Site) -> None:
+def test_metrics_name_no_patient_and_no_caller(site: ObservedService) -> None:
     receive(site)
     _, text = site.get("/metrics")
     assert "qc_daemon_jobs" in text
@@ -189,26 +130,71 @@ def test_metrics_name_no_patient_and_no_caller(site: Site) -> None:
     ],
 )
 def test_ready_lists_the_reasons_why_not(
-    site: Site, disturb: Callable[[Site], None], reason: str | None
+    site: ObservedService, disturb: Callable[[ObservedService], None], reason: str | None
 ) -> None:
     disturb(site)
     assert site.ready() == ((200, []) if reason is None else (503, [reason]))
 
 
-def test_process_counts_as_ready_only_once_it_has_set_its_gauge(site: Site) -> None:
+def test_process_counts_as_ready_only_once_it_has_set_its_gauge(site: ObservedService) -> None:
     site.processes.append(Process("work", True, False, 0))
     figures = site.figures()
     assert (figures["processes work"], figures["processes_ready work"]) == (2, 1)
 
 
-def test_health_fails_without_the_supervisors_heartbeat(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+def test_live_fails_without_the_supervisors_heartbeat(
+    site: ObservedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.service.heartbeat()
-    assert site.get("/health") == (200, "alive\n")
+    assert site.get("/live") == site.get("/health") == (200, "alive\n")
     monkeypatch.setattr("qc_daemon.observe.metrics._ALIVE_SECONDS", 0.0)
-    assert site.get("/health")[0] == 503
+    assert site.get("/live")[0] == site.get("/health")[0] == 503
 
 
-def test_another_path_has_status_404(site: Site) -> None:
+def test_another_path_has_status_404(site: ObservedService) -> None:
     assert site.get("/../etc/passwd")[0] == 404
+
+
+def test_durations_are_histograms_of_what_was_counted(site: ObservedService) -> None:
+    counters.use(site.shared, 4)
+    try:
+        for seconds in (0.02, 0.3, 0.3, 1000.0):
+            counters.count_duration("score", seconds)
+        counters.count_job_failure("report")
+    finally:
+        counters.use(counters.SharedCounters.create(), 0)
+    figures = site.figures()
+    within = [figures[f"job_seconds_bucket score {limit}"] for limit in ("0.01", "0.05", "0.5")]
+    assert within == [0, 1, 3]
+    assert figures["job_seconds_bucket score +Inf"] == figures["job_seconds_count score"] == 4
+    assert figures["job_seconds_sum score"] == pytest.approx(1000.62)
+    assert figures["job_failures_total report"] == 1
+    assert figures["store_seconds_count"] == 0
+
+
+def test_findings_are_counted_by_view_verdict_and_flag(site: ObservedService) -> None:
+    counters.use(site.shared, 4)
+    try:
+        counters.count_finding("NT", "review", ["out-of-distribution", "low-resolution"])
+        counters.count_finding("NT", "standard", [])
+    finally:
+        counters.use(counters.SharedCounters.create(), 0)
+    figures = site.figures()
+    assert (figures["findings_total review NT"], figures["findings_total review CRL"]) == (1, 0)
+    assert figures["findings_flagged_total out-of-distribution"] == 1
+
+
+def test_known_machines_have_their_last_object_and_whether_they_are_quiet(
+    site: ObservedService,
+) -> None:
+    site.machines = {"VOLUSON1": Machine(NOW - timedelta(hours=9), True)}
+    figures = site.figures()
+    assert figures["machine_last_object_timestamp_seconds VOLUSON1"] == NOW.timestamp() - 9 * 3600
+    assert figures["machine_quiet VOLUSON1"] == 1
+
+
+def test_the_active_bundle_is_named(site: ObservedService) -> None:
+    with site.store.begin() as session:
+        bundles.activate(session, "mine", "/bundles/mine", "ab" * 32, NOW)
+    name = f"bundle_activated_timestamp_seconds mine {'ab' * 32}"
+    assert site.figures()[name] == NOW.timestamp()
