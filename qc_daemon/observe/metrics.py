@@ -18,7 +18,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.anatomy import View
@@ -333,4 +332,4 @@ class Service(Collector):
 
 def _histogram(shared: SharedCounters, kind: str) -> tuple[list[tuple[str, float]], float]:
     buckets, seconds = durations(shared, kind)
-    return [(floatToGoString(limit), count) for limit, count in buckets], seconds
+    return [(f"{limit:g}".replace("inf", "+Inf"), count) for limit, count in buckets], seconds
