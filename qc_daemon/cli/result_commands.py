@@ -63,6 +63,14 @@ def results_list(
     verdict: Annotated[
         list[str] | None, typer.Option(help="standard, non-standard or review; repeatable.")
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOP_UID[/FRAME]",
+            help="Only images like this one, the most similar first, with the cosine of their"
+            " embeddings: 20 unless --limit says otherwise.",
+        ),
+    ] = None,
     all_frames: AllFrames = None,
     all_revisions: Annotated[
         bool | None,
@@ -90,6 +98,8 @@ def results_list(
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
 
     Example: qc-daemon results --site "St. Mary's" --view NT --verdict review
+
+    Example: qc-daemon results --like 1.2.826.0.1.3680043.8.498.1/3 --view NT
     """
     if context.invoked_subcommand is not None:
         return
@@ -113,7 +123,29 @@ def results_list(
     is_of_exam = study is not None or exam is not None
     if is_of_exam:
         require_exam(settings, study, exam)
-    rows = read_findings(
+    if like is not None:
+        from qc_daemon.operations.similar_images import LIMIT, SIMILARITY, Likeness, read_similar
+
+        similar = read_similar(
+            settings,
+            Likeness.parse(like),
+            "finding" if chosen == "json" else "row",
+            limit=LIMIT if limit is None else limit or None,
+            exam_filter=exam_filter,
+            window=window,
+            finding_filter=finding_filter,
+            all_frames=bool(all_frames),
+            all_revisions=bool(all_revisions),
+            with_image_features=image_features,
+        )
+        if chosen == "table":
+            rows = [table_row(row) for row in similar]
+            columns = (SIMILARITY, *TABLE_COLUMNS)
+            write_list("similar images", rows, columns=columns, is_filtered=True)
+        else:
+            write_lines(similar, chosen, (*CSV_COLUMNS, SIMILARITY))
+        return
+    findings = read_findings(
         settings,
         exam_filter,
         # One row more than the limit shows whether there are more.
@@ -129,12 +161,12 @@ def results_list(
         if is_of_exam:
             for line in describe_exams(settings, study, exam):
                 say(line)
-        page_rows = [table_row(row) for row in rows]
+        page_rows = [table_row(row) for row in findings]
         is_cut = window.limit is not None and len(page_rows) > window.limit
         page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
     else:
-        write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
+        write_lines(islice(findings, window.limit), chosen, CSV_COLUMNS)
 
 
 @results.command("import")

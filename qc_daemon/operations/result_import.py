@@ -80,6 +80,7 @@ _LIST_KEYS = frozenset(
         "rejected",
         "review",
         "image_features",
+        "similarity",
     )
 )
 """What the list says beside the finding, made anew by each list."""

@@ -1,6 +1,6 @@
 """Stored findings as rows for people, spreadsheets and programs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from typing import Any, Literal
@@ -162,7 +162,7 @@ def read_findings(
     Raises QCError STORAGE for a person or device that there is not.
     """
     with open_store(settings).read() as session:
-        listed = _iter_listed(
+        listed = iter_listed(
             session,
             settings,
             exam_filter,
@@ -173,12 +173,13 @@ def read_findings(
             best_first=best_first,
             finding_filter=finding_filter,
         )
-        yield from _add_image_features(session, listed) if with_image_features else listed
+        yield from add_image_features(session, listed) if with_image_features else listed
 
 
-def _add_image_features(
+def add_image_features(
     session: Session, objects: Iterator[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
+    """The finding objects with the key `image_features`, where they are stored."""
     while batch := list(islice(objects, _BATCH)):
         ids = {each["finding_id"] for each in batch if "finding_id" in each}
         known = image_features.of_findings(session, ids)
@@ -187,7 +188,7 @@ def _add_image_features(
             yield each if features is None else each | {"image_features": features.to_json()}
 
 
-def _iter_listed(
+def iter_listed(
     session: Session,
     settings: Settings,
     exam_filter: ExamFilter,
@@ -196,9 +197,11 @@ def _iter_listed(
     *,
     all_frames: bool,
     all_revisions: bool,
-    best_first: bool,
-    finding_filter: FindingFilter,
+    best_first: bool = False,
+    finding_filter: FindingFilter = ANY_FINDING,
+    revision_ids: Collection[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
+    """As `read_findings`; `revision_ids`: only findings of these revisions, and no errors."""
     acquisition_filter = select_acquisitions(session, finding_filter)
     rejected = rejections.standing(session)
     count = 0
@@ -209,6 +212,7 @@ def _iter_listed(
         all_revisions=all_revisions,
         best_first=best_first,
         acquisition_filter=acquisition_filter,
+        revision_ids=revision_ids,
     )
     for each, state, _ in add_states(session, settings, every):
         # Which frame is best does not depend on what is asked for.

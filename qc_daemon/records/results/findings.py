@@ -1,7 +1,7 @@
 """Findings: stored once per revision and model, queried by study, time or exam."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -215,6 +215,7 @@ def iter_findings(
     all_revisions: bool,
     best_first: bool = False,
     acquisition_filter: AcquisitionFilter = ANY_ACQUISITION,
+    revision_ids: Collection[int] | None = None,
 ) -> Iterator[StoredFinding]:
     """Yield what is stored of these exams, as it is read.
 
@@ -222,13 +223,18 @@ def iter_findings(
     The window is about when a revision was received. Each finding comes once, with the newest
     header that has its pixels. Without `all_revisions` only what stands for an instance now. Of a
     cine the best frame of each view is best, as the reports have it; every region of a still is.
-    An error object comes only for a revision without a finding.
+    An error object comes only for a revision without a finding. `revision_ids`: only findings of
+    these revisions, and no errors.
     """
-    rows = heapq.merge(
-        _scored_rows(session, exam_filter, window, all_revisions, acquisition_filter),
-        _quarantined_rows(session, exam_filter, window, all_revisions, acquisition_filter),
-        key=lambda row: (row.received_at, row.revision_id),
+    rows: Iterator[Any] = _scored_rows(
+        session, exam_filter, window, all_revisions, acquisition_filter, revision_ids
     )
+    if revision_ids is None:
+        rows = heapq.merge(
+            rows,
+            _quarantined_rows(session, exam_filter, window, all_revisions, acquisition_filter),
+            key=lambda row: (row.received_at, row.revision_id),
+        )
     shared = _shared_studies(session, None)
     acquisitions = AcquisitionReader(session)
     for _, group in groupby(rows, key=lambda row: row.revision_id):
@@ -288,6 +294,7 @@ def _scored_rows(
     window: Window,
     all_revisions: bool,
     acquisition_filter: AcquisitionFilter,
+    revision_ids: Collection[int] | None,
 ) -> Iterator[Any]:
     newer = aliased(Revision)
     finding_revision = _finding_revision()
@@ -325,6 +332,8 @@ def _scored_rows(
     )
     if not all_revisions:
         statement = statement.where(~is_superseded)
+    if revision_ids is not None:
+        statement = statement.where(Finding.revision_id.in_(revision_ids))
     yield from session.execute(statement.execution_options(yield_per=_BATCH))
 
 

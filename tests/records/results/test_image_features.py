@@ -14,8 +14,8 @@ def test_features_are_stored_with_the_finding_and_deleted_with_it(records) -> No
     with records.store.read() as session:
         assert image_features.of_findings(session, {1, 2, 3}) == {1: FEATURES}
         model_id = bodies[0]["bundle"]["model_id"]
-        assert image_features.embeddings(session, model_id) == [(1, FEATURES.embedding)]
-        assert image_features.embeddings(session, "another") == []
+        assert list(image_features.embeddings(session, model_id)) == [(1, FEATURES.embedding)]
+        assert list(image_features.embeddings(session, "another")) == []
     with records.store.begin() as session:
         session.execute(text("DELETE FROM finding WHERE id = 1"))
     with records.store.read() as session:
