@@ -113,3 +113,4 @@ class Flag(StrEnum):
     MORE_FRAMES_THAN_STATED = "more-frames-than-stated"
     UNREADABLE_FRAMES = "unreadable-frames"
     NOT_ULTRASOUND = "not-ultrasound"
+    VIEW_DISAGREEMENT = "view-disagreement"

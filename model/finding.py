@@ -9,6 +9,7 @@ from detector.anatomy import View
 from detector.boxes import Box, Detection
 from detector.errors import Flag
 from model.image_features import ImageFeatures
+from model.parts.opinion import Opinion
 
 STANDARD = "standard"
 NON_STANDARD = "non-standard"
@@ -132,6 +133,8 @@ class Judgement:
     flags: tuple[Flag, ...] = ()
     reasons: tuple[Reason, ...] = ()
     site: SiteFacts | None = None
+    # What parts say of the view; none where the settings name none.
+    opinions: tuple[Opinion, ...] = ()
     # Stored beside the finding, not in its JSON, and no part of what was judged.
     features: ImageFeatures | None = field(default=None, compare=False)
 
@@ -214,6 +217,8 @@ class Finding:
         }
         if j.site is not None:
             body["site"] = asdict(j.site)
+        if j.opinions:
+            body["opinions"] = [opinion.to_json(j.view) for opinion in j.opinions]
         if self.unreadable_frames:
             body["unreadable_frames"] = [
                 {"frame": each.frame, "error": {"code": each.code, "message": each.message}}
@@ -246,6 +251,7 @@ class Finding:
             # Findings of earlier versions have no reasons.
             reasons=tuple(Reason.from_json(each) for each in data.get("reasons", ())),
             site=_site_from_json(data["site"]) if data.get("site") is not None else None,
+            opinions=tuple(Opinion.from_json(each) for each in data.get("opinions", ())),
         )
         return cls(
             judgement=judgement,

@@ -6,7 +6,7 @@ turn the verdict to "review" wherever the evidence is too weak for one.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +38,15 @@ from model.finding import (
 from model.image_features import ImageFeatures
 from model.image_statistics import measure_image
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
+from model.parts.opinion import Opinion
+from model.parts.part import Part
 from model.reasons import judge_criteria, weightiest
 from model.site.use import SiteUse
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from model.parts.view_models import OpinionModel
 
 LOW_RESOLUTION_PX = 200
 """A region with a shorter side than this many pixels cannot show a nuchal membrane."""
@@ -122,6 +127,7 @@ class Judge:
         criteria_thresholds: checks.CriteriaThresholds,
         augment: int = 0,
         real_views: Collection[View] = tuple(View),
+        opinion_models: "Sequence[OpinionModel]" = (),
     ) -> None:
         self.bundle_id = bundle_id
         self.detector = detector
@@ -134,15 +140,26 @@ class Judge:
         self.criteria_thresholds = criteria_thresholds
         self.augment = augment
         self.real_views = frozenset(real_views)
+        self.opinion_models = tuple(opinion_models)
 
     @classmethod
-    def open(cls, bundle: Bundle, device: str = "auto", augment: int = 0) -> "Judge":
-        """Load every part of a verified bundle onto a device (see `choose_device`).
+    def open(
+        cls,
+        bundle: Bundle,
+        device: str = "auto",
+        augment: int = 0,
+        backbone: Part | None = None,
+        opinion_parts: Mapping[str, Part] | None = None,
+    ) -> "Judge":
+        """Load all that a verified bundle has onto a device (see `choose_device`).
+
+        `backbone`: the CLIP of a SpatialCLIP that was stored without it. `opinion_parts`: the part
+        to ask, by role.
 
         Raises QCError on a part or a device that cannot be used, UsageError on no device's name.
         """
         torch_device = choose_device(device)
-        spatialclip = bundle.spatialclip(torch_device)
+        spatialclip = bundle.spatialclip(torch_device, backbone)
         return cls(
             bundle.id,
             bundle.detector(torch_device),
@@ -155,16 +172,24 @@ class Judge:
             checks.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
             augment,
             bundle.real_views,
+            _load_opinion_models(opinion_parts or {}, torch_device),
         )
 
     def judge(self, frame: Frame, site: SiteUse | None = None) -> list[Judgement]:
         """One judgement per tissue region of the frame, its probability that of the site if one is
         given."""
         crops = [crop(frame, region) for region in frame.regions]
-        predictions = self.predict([each.pixels for each in crops])
+        regions = [each.pixels for each in crops]
+        predictions = self.predict(regions)
+        by_model = [each.opinions(frame.pixels, regions) for each in self.opinion_models]
+        opinions: list[tuple[Opinion, ...]] = [
+            tuple(of_model[index] for of_model in by_model) for index in range(len(regions))
+        ]
         return [
-            self.judgement(frame, region, tissue, prediction, site)
-            for region, tissue, prediction in zip(frame.regions, crops, predictions, strict=True)
+            self.judgement(frame, region, tissue, prediction, site, of_region)
+            for region, tissue, prediction, of_region in zip(
+                frame.regions, crops, predictions, opinions, strict=True
+            )
         ]
 
     def predict(self, regions: Sequence[Pixels]) -> list[RegionPrediction]:
@@ -222,8 +247,13 @@ class Judge:
         tissue: Crop,
         prediction: RegionPrediction,
         site: SiteUse | None = None,
+        opinions: tuple[Opinion, ...] = (),
     ) -> Judgement:
-        """The verdict on a region of the frame from the prediction for its crop, `tissue`."""
+        """The verdict on a region of the frame from the prediction for its crop, `tissue`.
+
+        `opinions` are what other models say of its view: they turn the verdict to "review" where
+        one stands for another view, and change nothing else.
+        """
         view = likeliest_view(prediction.views)
         is_outlier = (
             prediction.outlier > self.outlier.threshold
@@ -236,6 +266,7 @@ class Judge:
         is_beyond = view in (View.HEAD, View.OTHER) and is_beyond_first_trimester(
             prediction.detections, region.spacing_mm
         )
+        has_disagreement = any(each.agrees_with(view) is False for each in opinions)
         probability = raw = site_facts = None
         quality = REVIEW
         if view is not View.OTHER:
@@ -253,6 +284,7 @@ class Judge:
                 is_outlier
                 or lacks_real_evidence
                 or is_beyond
+                or has_disagreement
                 or not self._is_sure(view, prediction),
             )
         elif site is not None:
@@ -270,6 +302,8 @@ class Judge:
             flags.append(Flag.BEYOND_FIRST_TRIMESTER)
         if site is not None and not site.is_commissioned(view):
             flags.append(Flag.NOT_COMMISSIONED)
+        if has_disagreement:
+            flags.append(Flag.VIEW_DISAGREEMENT)
         if min(prediction.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         flags.extend(frame.flags)
@@ -291,6 +325,7 @@ class Judge:
             flags=tuple(flags),
             reasons=reasons,
             site=site_facts,
+            opinions=opinions,
             features=ImageFeatures.of(
                 measure_image(prediction.pixels, region.spacing_mm), prediction.features[0]
             ),
@@ -348,6 +383,15 @@ def likeliest_view(probabilities: Mapping[View, float]) -> View:
     if probabilities[View.OTHER] >= 0.5:
         return View.OTHER
     return max(set(probabilities) - {View.OTHER}, key=lambda view: (probabilities[view], view))
+
+
+def _load_opinion_models(parts: Mapping[str, Part], device: torch.device) -> "list[OpinionModel]":
+    if not parts:
+        return []
+    # The networks of other families, which most services do without.
+    from model.parts.view_models import OpinionModel
+
+    return [OpinionModel.load(role, part, device) for role, part in parts.items()]
 
 
 def _quality(probability: float, band: tuple[float, float], unsure: bool) -> str:

@@ -129,6 +129,13 @@ def _user(value: str) -> str:
     return value
 
 
+def _part(value: str) -> str:
+    name = value.strip()
+    if not name or ("/" not in name and name.startswith(".")):
+        raise ValueError("name a part of the bundle, or a part's folder with a / in its path")
+    return name
+
+
 def _list(value: Any) -> Any:
     """A list of one may stand without its brackets."""
     return [value] if isinstance(value, str) else value
@@ -151,6 +158,7 @@ Secret = Annotated[str, AfterValidator(_secret)]
 """Where a secret is: `env:NAME` or `file:PATH`."""
 User = Annotated[str, AfterValidator(_user)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
+PartName = Annotated[str, AfterValidator(_part)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 DeliveredKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
 Objects = Annotated[list[DeliveredKind], BeforeValidator(_list)]
@@ -353,6 +361,20 @@ class ScoreSettings(_Section):
 
     bundle: str = Field(
         default="default", description="a shipped bundle's name or a folder; seeds the active one"
+    )
+    backbone: PartName | None = Field(
+        default=None,
+        description="the CLIP of a bundle whose SpatialCLIP was stored without it: a part of the"
+        " bundle by its name, or a part's folder (a path with a /); without, the bundle's own",
+    )
+    second_opinion: PartName | None = Field(
+        default=None,
+        description="a part that says what it takes each view for, as FetalCLIP by prompts; named"
+        " as `backbone`. Where it stands for another view the verdict is review",
+    )
+    view_classifier: PartName | None = Field(
+        default=None,
+        description="another such part, as the dual-branch classifier; likewise",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description=f"{DEVICE_NAMES}; auto: a GPU where there is one"
@@ -887,6 +909,11 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     prefix = "sqlite:///"
     if store.url.startswith(prefix) and store.url != "sqlite:///:memory:":
         store.url = f"{prefix}{base / store.url.removeprefix(prefix)}"
+    score = settings.score
+    for name in ("backbone", "second_opinion", "view_classifier"):
+        part = getattr(score, name)
+        if part is not None and "/" in part:
+            setattr(score, name, str(base / part))
     if settings.receive.tls is not None:
         _resolve_files(settings.receive.tls, base)
     mail = settings.mail

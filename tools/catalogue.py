@@ -74,7 +74,7 @@ def _tables() -> Iterator[str]:
     yield from (words.OTHER_PATIENT, words.DISCLAIMER, words.DISCLAIMER_BESIDE_PERSON)
     yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
     yield from (words.NO_VIEW, words.DECIDED, words.CONFIRMED, words.MODELS_SAY)
-    yield words.NOT_PRINTABLE
+    yield from (words.NOT_PRINTABLE, words.NO_CLASS, *words.OPINION_ROLES.values())
     yield from STATISTIC_WORDS.values()
 
 

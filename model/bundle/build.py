@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from detector.errors import ErrorCode, QCError
 from detector.yolo import yolo
 from model.bundle import bundle
 from model.bundle.bundle import Bundle
+from model.bundle.extend import card_of_parts, copy_parts, parts_json
 from model.calibration import Calibration
 from model.criteria.thresholds import CriteriaThresholds
 from model.describer.describer import Describer
 from model.judge import Thresholds
 from model.outlier import OutlierModel
+from model.parts.backbone import backbone_weights, clip_weights, write_backbone
+from model.parts.part import Part
 from model.spatialclip import checkpoint
 from model.spatialclip.network import CONCAT, GATED, VIEWS, SpatialClip
 from model.spatialclip.preprocess import FILL, MAX_OBJECTS, MAX_TOKENS, MEAN, STD
@@ -41,6 +44,8 @@ def build(
     clip: Path | None = None,
     labels: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
+    parts: Sequence[Path] = (),
+    backbone: Path | None = None,
 ) -> Bundle:
     """Compose `out`, which must not exist, and open it.
 
@@ -48,7 +53,9 @@ def build(
     vocabulary codes where they are none). `describer`: a BioGPT folder. `spatialclip`: our folder;
     a Hugging Face CLIP folder, whose heads then start untrained; or a SpatialCLIP checkpoint (.pt,
     .safetensors) on the CLIP of the folder `clip`. Pickles are read only with `trust`, and once.
-    `facts` replaces what the manifest says by default: uncalibrated, nothing measured.
+    `facts` replaces what the manifest says by default: uncalibrated, nothing measured. `parts`:
+    folders of models of other families. `backbone`: the part with the CLIP that SpatialCLIP was
+    trained on, whose tensors are then not stored again.
     Raises QCError; nothing is left of a bundle that could not be built.
     """
     if out.exists():
@@ -58,10 +65,19 @@ def build(
         folder = Path(scratch) / "bundle"
         _write_detector(detector, folder / bundle.DETECTOR, trust, labels or {})
         _write_describer(describer, folder / bundle.DESCRIBER, trust)
-        model, notes = _write_spatialclip(spatialclip, folder / bundle.SPATIALCLIP, trust, clip)
+        added = copy_parts(parts, folder)
+        base = None if backbone is None else Part.open(backbone)
+        model, notes = _write_spatialclip(
+            spatialclip, folder / bundle.SPATIALCLIP, trust, clip, base
+        )
         OutlierModel.indifferent(model.config.dim).save(folder / bundle.OUTLIER)
-        (folder / bundle.CARD).write_text(_card(name, version, notes), encoding="utf-8")
+        card = _card(name, version, notes)
+        if added:
+            card += f"\n{card_of_parts(added)}"
+        (folder / bundle.CARD).write_text(card, encoding="utf-8")
         defaults = _facts(folder, model, notes)
+        if added:
+            defaults["parts"] = parts_json(added)
         bundle.write_manifest(
             folder, {**defaults, **(facts or {}), "name": name, "version": version}
         )
@@ -101,12 +117,14 @@ def _write_describer(source: Path, folder: Path, trust: bool) -> None:
 
 
 def _write_spatialclip(
-    source: Path, folder: Path, trust: bool, clip: Path | None
+    source: Path, folder: Path, trust: bool, clip: Path | None, backbone: Part | None = None
 ) -> tuple[SpatialClip, list[str]]:
     """Write SpatialCLIP; returns the saved model and notes on its weights."""
     notes: list[str] = []
     if source.is_dir() and (source / checkpoint.WEIGHTS).is_file():
-        model, words = checkpoint.load_spatialclip(source), source
+        own = [] if backbone is None else [backbone]
+        weights_of_clip = backbone_weights(source, own, backbone)
+        model, words = checkpoint.load_spatialclip(source, backbone=weights_of_clip), source
     elif source.is_dir():
         model, words = SpatialClip.from_clip(source), source
         notes.append("CLIP is pre-trained; spatial encoder, gate and heads are untrained.")
@@ -119,9 +137,31 @@ def _write_spatialclip(
         report = checkpoint.load_checkpoint(model, state)
         notes += [f"Not in the checkpoint, untrained: {key}." for key in report.missing]
         notes += [f"Resized: {line}." for line in report.resized]
-    checkpoint.save_spatialclip(folder, model)
+    if backbone is None:
+        checkpoint.save_spatialclip(folder, model)
+    else:
+        weights = clip_weights(backbone)
+        changed = _changed(model, weights)
+        if len(changed) == len(weights):
+            raise _mismatch(f"SpatialCLIP does not stand on the CLIP of part {backbone.id.name}")
+        checkpoint.save_spatialclip(folder, model, weights)
+        write_backbone(folder, backbone)
+        notes.append(
+            f"{len(weights) - len(changed)} of the CLIP's {len(weights)} tensors are those of the"
+            f" part {backbone.id.name} ({backbone.backbone_sha256[:12]}) and not stored here."
+        )
     _write_tokenizer(words, folder, model)
     return model, notes
+
+
+def _changed(model: SpatialClip, weights: Mapping[str, Tensor]) -> list[str]:
+    """The CLIP's tensors that the model has otherwise, in float16, or not at all."""
+    own = model.state_dict()
+    return [
+        name
+        for name, tensor in weights.items()
+        if name not in own or not torch.equal(own[name].cpu().half(), tensor.half())
+    ]
 
 
 def _write_tokenizer(source: Path, folder: Path, model: SpatialClip) -> None:

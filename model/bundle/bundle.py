@@ -2,16 +2,25 @@
 
 import hashlib
 import json
-import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from detector.anatomy import BY_CODE, View
-from detector.errors import ErrorCode, QCError
+from detector.errors import QCError
+from model.bundle.manifest import (
+    MAX_TEXT_BYTES as MAX_TEXT_BYTES,
+)
+from model.bundle.manifest import (
+    find_problems,
+    hash_files,
+    mismatch,
+    parse_manifest,
+    read_manifest_bytes,
+    replace_manifest,
+)
 from model.finding import BundleId
 
 if TYPE_CHECKING:
@@ -22,13 +31,11 @@ if TYPE_CHECKING:
     from model.calibration import Calibration
     from model.describer.describer import Describer
     from model.outlier import OutlierModel
+    from model.parts.part import Part
     from model.spatialclip.network import SpatialClip
     from model.spatialclip.preprocess import Preprocessor
 
 FORMAT = 1
-MAX_TEXT_BYTES = 64 * 2**20
-"""A bundle's file without tensors has at most so many bytes; the largest tokenizers have a few MiB.
-"""
 MANIFEST, CARD, OUTLIER = "bundle.json", "MODEL_CARD.md", "outlier.safetensors"
 DETECTOR, DESCRIBER, SPATIALCLIP = "detector", "describer", "spatialclip"
 REQUIRED_FILES = (
@@ -55,9 +62,7 @@ REQUIRED_FACTS: dict[str, type] = {
     "metrics": dict,
 }
 """Every manifest has these keys, of these types; `write_manifest` adds `format` and `files`."""
-_DIGEST = re.compile("[0-9a-f]{64}")
-# Formats that can run code when they are read.
-_PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+_NOUN = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Bundle:
         try:
             return Calibration.from_json(self.manifest["calibration"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _mismatch(f"{MANIFEST}: calibration is unusable ({error})") from error
+            raise mismatch(f"{MANIFEST}: calibration is unusable ({error})") from error
 
     @property
     def real_views(self) -> frozenset["View"]:
@@ -119,7 +124,7 @@ class Bundle:
         try:
             return frozenset(View(view) for view in self.manifest.get("real_views", View))
         except (TypeError, ValueError) as error:
-            raise _mismatch(f"{MANIFEST}: real_views is unusable ({error})") from error
+            raise mismatch(f"{MANIFEST}: real_views is unusable ({error})") from error
 
     def detector(self, device: "str | torch.device" = "cpu") -> "YoloDetector":
         from detector.yolo.yolo import YoloDetector
@@ -131,10 +136,23 @@ class Bundle:
 
         return Describer.load(self.path / DESCRIBER, device)
 
-    def spatialclip(self, device: "str | torch.device" = "cpu") -> "SpatialClip":
+    def spatialclip(
+        self, device: "str | torch.device" = "cpu", backbone: "Part | None" = None
+    ) -> "SpatialClip":
+        """SpatialCLIP; of one that was stored without its CLIP, with that of `backbone`, else with
+        that of one of the bundle's parts. Raises QCError where no CLIP is the one it was trained
+        on."""
+        from model.parts.backbone import backbone_weights
         from model.spatialclip.checkpoint import load_spatialclip
 
-        return load_spatialclip(self.path / SPATIALCLIP, device)
+        folder = self.path / SPATIALCLIP
+        return load_spatialclip(folder, device, backbone_weights(folder, self.parts(), backbone))
+
+    def parts(self) -> "list[Part]":
+        """The models of other families in it, by name. Raises QCError."""
+        from model.parts.part import parts_in
+
+        return parts_in(self.path)
 
     def preprocessor(self) -> "Preprocessor":
         """Pictures, words and boxes to SpatialCLIP's tensors, at its own picture size."""
@@ -183,7 +201,16 @@ def verify(path_or_name: str | Path) -> list[str]:
     except QCError as error:
         return [error.message]
     problems = [problem.message for problem in _find_problems(path, manifest)]
-    return problems or [problem.message for problem in _unusable_facts(manifest)]
+    problems = problems or [problem.message for problem in _unusable_facts(manifest)]
+    return problems or list(_part_problems(path))
+
+
+def _part_problems(path: Path) -> Iterator[str]:
+    from model.parts.part import PARTS, verify_part
+
+    folders = sorted((path / PARTS).iterdir()) if (path / PARTS).is_dir() else []
+    for folder in folders:
+        yield from (f"{PARTS}/{folder.name}: {problem}" for problem in verify_part(folder))
 
 
 def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
@@ -201,15 +228,15 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
         try:
             parse(manifest[name])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            yield _mismatch(f"{MANIFEST}: {name} is unusable ({type(error).__name__}: {error})")
+            yield mismatch(f"{MANIFEST}: {name} is unusable ({type(error).__name__}: {error})")
     try:
         ImageReference.from_manifest(manifest)
     except ValueError as error:
-        yield _mismatch(f"{MANIFEST}: {KEY} is unusable ({error})")
+        yield mismatch(f"{MANIFEST}: {KEY} is unusable ({error})")
     if not isinstance(manifest.get("real_views", []), list) or not set(
         map(str, manifest.get("real_views", []))
     ) <= {view.value for view in View}:
-        yield _mismatch(f"{MANIFEST}: real_views has an unknown view")
+        yield mismatch(f"{MANIFEST}: real_views has an unknown view")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
@@ -218,20 +245,13 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
     `facts` must hold REQUIRED_FACTS and may hold more (seeds, reference distributions). Raises
     QCError on missing facts or files.
     """
-    files = {name: _digest(folder / name) for name in sorted(_files(folder))}
-    for name in files:
-        # safetensors writes files that their owner alone may read; the service is another user.
-        (folder / name).chmod(0o644)
-    manifest = {**facts, "format": FORMAT, "files": files}
-    content = (
-        json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode()
-    for problem in _find_problems(folder, _parse_manifest(content), hashed=False):
-        raise problem
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_bytes(content)
-    partial.replace(folder / MANIFEST)
-    return hashlib.sha256(content).hexdigest()
+    manifest = {**facts, "format": FORMAT, "files": hash_files(folder, MANIFEST)}
+    return replace_manifest(
+        folder,
+        MANIFEST,
+        manifest,
+        lambda content: _find_problems(folder, _parse_manifest(content), hashed=False),
+    )
 
 
 def _is_for_clinical_use(folder: Path, manifest: Mapping[str, Any]) -> bool:
@@ -239,7 +259,7 @@ def _is_for_clinical_use(folder: Path, manifest: Mapping[str, Any]) -> bool:
     if isinstance(stated, bool):
         return stated
     if stated is not None:
-        raise _mismatch(f"{MANIFEST}: clinical_use is neither true nor false")
+        raise mismatch(f"{MANIFEST}: clinical_use is neither true nor false")
     card = " ".join((folder / CARD).read_text(encoding="utf-8", errors="replace").split())
     return "not for clinical use" not in card.lower()
 
@@ -249,41 +269,18 @@ def _shipped_folder() -> Path:
 
 
 def _read_manifest(path: Path) -> bytes:
-    manifest = path / MANIFEST
-    try:
-        facts = manifest.lstat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise _mismatch(f"{MANIFEST} is a link or no file: copy the bundle with its files")
-        if facts.st_size > MAX_TEXT_BYTES:
-            raise _mismatch(f"{MANIFEST} has {facts.st_size} bytes, which no manifest needs")
-        return manifest.read_bytes()
-    except OSError as error:
-        raise _incomplete(
-            f"no readable {MANIFEST} in {path}: name a bundle's folder, or make one (bundle build)"
-        ) from error
+    return read_manifest_bytes(path, MANIFEST, _NOUN)
 
 
 def _parse_manifest(content: bytes) -> dict[str, Any]:
-    try:
-        manifest = json.loads(content, parse_constant=_refuse_constant)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"format is not {FORMAT}")
-        for key, kind in {**REQUIRED_FACTS, "files": dict}.items():
-            if not isinstance(manifest.get(key), kind):
-                raise ValueError(f"{key} is missing or no {kind.__name__}")
-        if not manifest["vocabulary"] or not set(manifest["vocabulary"]) <= set(BY_CODE):
-            raise ValueError("the vocabulary has unknown labels")
-        if not set(manifest["views"]) <= {view.value for view in View}:
-            raise ValueError("views has an unknown view")
-        for name, digest in manifest["files"].items():
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or path.as_posix() != name:
-                raise ValueError(f"files has {name!r}, which is no file of the bundle")
-            if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-                raise ValueError(f"files has no SHA-256 for {name!r}")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _mismatch(f"{MANIFEST} is invalid ({error}): build the bundle again") from error
-    return manifest
+    return parse_manifest(content, MANIFEST, _NOUN, FORMAT, REQUIRED_FACTS, _check_facts)
+
+
+def _check_facts(manifest: Mapping[str, Any]) -> None:
+    if not manifest["vocabulary"] or not set(manifest["vocabulary"]) <= set(BY_CODE):
+        raise ValueError("the vocabulary has unknown labels")
+    if not set(manifest["views"]) <= {view.value for view in View}:
+        raise ValueError("views has an unknown view")
 
 
 def _read_thresholds(data: Mapping[str, Any]) -> None:
@@ -297,77 +294,10 @@ def _read_thresholds(data: Mapping[str, Any]) -> None:
         raise ValueError("a threshold lies outside 0..1")
 
 
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
-
-
 def _find_problems(
     folder: Path, manifest: Mapping[str, Any], hashed: bool = True
 ) -> Iterator[QCError]:
     """An error for each fault of the files; with `hashed` False none is hashed."""
-    modes = _modes(folder)
-    strange = {name for name, mode in modes.items() if not stat.S_ISREG(mode)}
-    names, files = set(manifest["files"]), set(modes)
-    for name in sorted(set(REQUIRED_FILES) - names):
-        yield _incomplete(f"{name} is not in the bundle: build the bundle again")
-    for name in sorted(names - files):
-        yield _incomplete(f"{name} is missing: copy the whole bundle again")
-    for name in sorted(files - names):
-        yield _incomplete(f"{name} is not listed in {MANIFEST}: remove it")
-    for name in sorted(files):
-        if PurePosixPath(name).suffix.lower() in _PICKLES:
-            yield _mismatch(f"{name} is a pickle: convert it with bundle build --trust")
-    for name in sorted(strange):
-        # A link can name what lies outside the folder; a pipe would be read for ever.
-        yield _mismatch(f"{name} is a link or no file: copy the bundle with its files")
-    for name in sorted(files - strange):
-        if not name.endswith(".safetensors") and (folder / name).stat().st_size > MAX_TEXT_BYTES:
-            yield _mismatch(f"{name} has over {MAX_TEXT_BYTES} bytes: build the bundle again")
-            strange.add(name)
-    for name in sorted((names & files) - strange) if hashed else ():
-        if _digest(folder / name) != manifest["files"][name]:
-            yield _mismatch(f"{name} has another hash than {MANIFEST} says: copy the bundle again")
-        elif name.endswith(".safetensors"):
-            problem = _tensors_problem(folder / name)
-            if problem:
-                yield _mismatch(f"{name}: {problem}: train or build it again")
-
-
-def _tensors_problem(path: Path) -> str | None:
-    from model.tensors import find_problem
-
-    try:
-        return find_problem(path)
-    except OSError as error:
-        raise _incomplete(f"{path.name} cannot be read: correct its permissions") from error
-
-
-def _modes(folder: Path) -> dict[str, int]:
-    """Mode of every file but the manifest, by POSIX path in the folder; links are not followed."""
-    modes: dict[str, int] = {}
-    for path in folder.rglob("*"):
-        name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
-        if not stat.S_ISDIR(mode) and name != MANIFEST:
-            modes[name] = mode
-    return modes
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Every file but the manifest, as a POSIX path in the folder."""
-    yield from _modes(folder)
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _incomplete(f"{path.name} cannot be read: correct its permissions") from error
-
-
-def _incomplete(message: str) -> QCError:
-    return QCError(ErrorCode.BUNDLE_INCOMPLETE, message)
-
-
-def _mismatch(message: str) -> QCError:
-    return QCError(ErrorCode.BUNDLE_MISMATCH, message)
+    yield from find_problems(
+        folder, MANIFEST, _NOUN, manifest["files"], REQUIRED_FILES, hashed=hashed
+    )

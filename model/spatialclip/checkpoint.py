@@ -15,6 +15,8 @@ from detector.errors import ErrorCode, QCError
 from model.spatialclip.network import SpatialClip, SpatialClipConfig, extend_positions
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CLIP_PREFIX = "trimodal_clip.clip_model."
+"""What SpatialCLIP puts before the names of its CLIP's tensors."""
 _SPATIAL = "trimodal_clip.spatial_encoder."
 _LABELS = _SPATIAL + "label_embedding.weight"
 _POSITIONS = "trimodal_clip.clip_model.text_model.embeddings.position_embedding.weight"
@@ -32,8 +34,13 @@ class LoadReport(NamedTuple):
     renamed: tuple[str, ...] = ()
 
 
-def save_spatialclip(folder: Path, model: SpatialClip) -> None:
-    """Write config.json and weights.safetensors (float16); the tokenizer goes beside them."""
+def save_spatialclip(
+    folder: Path, model: SpatialClip, backbone: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write config.json and weights.safetensors (float16); the tokenizer goes beside them.
+
+    Tensors that `backbone` has under the same name, equal in float16, are left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(
         json.dumps(model.config.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8"
@@ -42,11 +49,19 @@ def save_spatialclip(folder: Path, model: SpatialClip) -> None:
         name: tensor.detach().to("cpu", torch.float16).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    for name, tensor in (backbone or {}).items():
+        if name in weights and torch.equal(weights[name], tensor.to("cpu", torch.float16)):
+            del weights[name]
     save_file(weights, folder / WEIGHTS)
 
 
-def load_spatialclip(folder: Path, device: str | torch.device = "cpu") -> SpatialClip:
-    """The inverse of `save_spatialclip`, in float32, evaluating; strict.
+def load_spatialclip(
+    folder: Path,
+    device: str | torch.device = "cpu",
+    backbone: Mapping[str, Tensor] | None = None,
+) -> SpatialClip:
+    """The inverse of `save_spatialclip`, in float32, evaluating; strict. The tensors that it left
+    out are those of `backbone`.
 
     Raises QCError: bundle-incomplete on a missing file, bundle-mismatch on a wrong one.
     """
@@ -56,7 +71,9 @@ def load_spatialclip(folder: Path, device: str | torch.device = "cpu") -> Spatia
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model = SpatialClip(SpatialClipConfig.from_json(config))
-        weights = load_file(folder / WEIGHTS)
+        own = model.state_dict()
+        weights = {name: tensor for name, tensor in (backbone or {}).items() if name in own}
+        weights |= load_file(folder / WEIGHTS)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The commands on models: `bundle list`, `show`, `verify`, `build`, `activate`."""
+"""The commands on models: `bundle list|show|verify|build|part|extend|activate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from detector import console
+from detector.console import UsageError
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
@@ -15,6 +16,15 @@ Name = Annotated[
     typer.Argument(
         help="A shipped bundle's name or a folder; without, the settings' score.bundle.",
         show_default=False,
+    ),
+]
+Parts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--part",
+        exists=True,
+        file_okay=False,
+        help="Folder of a part (bundle part) to put into it; repeatable.",
     ),
 ]
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
@@ -35,7 +45,7 @@ def bundle_list(config: Config = None, limit: Limit = None, format: Format = "ta
 
 @bundle.command("show")
 def bundle_show(name: Name = None, config: Config = None, format: Format = "table") -> None:
-    """Show a bundle's manifest and model card.
+    """Show the manifest and model card of a bundle, or of a part.
 
     Example: qc-daemon bundle show default --format json
     """
@@ -51,14 +61,13 @@ def bundle_show(name: Name = None, config: Config = None, format: Format = "tabl
 
 @bundle.command("verify")
 def bundle_verify(name: Name = None, config: Config = None) -> None:
-    """Check every file of a bundle against its manifest.
+    """Check every file of a bundle, or of a part, against its manifest.
 
     Example: qc-daemon bundle verify mine/
     """
-    from model.bundle.bundle import verify
-    from qc_daemon.operations.bundles import bundle_folder
+    from qc_daemon.operations.bundles import bundle_folder, verify_folder
 
-    problems = verify(bundle_folder(name or load(config).score.bundle))
+    problems = verify_folder(bundle_folder(name or load(config).score.bundle))
     for problem in problems:
         say(problem)
     if problems:
@@ -84,6 +93,16 @@ def bundle_build(
             exists=True, file_okay=False, help="CLIP folder under a SpatialCLIP checkpoint."
         ),
     ] = None,
+    part: Parts = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of the part with the CLIP that SpatialCLIP was trained on: it is not"
+            " stored again.",
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Unpickle a .pt that you trust, once.")
     ] = False,
@@ -96,8 +115,111 @@ def bundle_build(
     from model.bundle.build import build
 
     new_bundle = build(
-        detector, describer, spatialclip, out, name=name, version=version, trust=trust, clip=clip
+        detector,
+        describer,
+        spatialclip,
+        out,
+        name=name,
+        version=version,
+        trust=trust,
+        clip=clip,
+        parts=part or (),
+        backbone=backbone,
     )
+    say(f"{out}: {new_bundle.id.name} {new_bundle.id.version}, model_id {new_bundle.id.model_id}")
+
+
+@bundle.command("part")
+def bundle_part(
+    family: Annotated[str, typer.Option(help="fetalclip, dual-branch or nextgen-uia.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder that its converter or trainer wrote."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The part's new folder.")],
+    name: Annotated[str, typer.Option(help="Its name, as settings and reports have it.")],
+    version: Annotated[str, typer.Option(help="Its version, as reports show it.")] = "1",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Of FetalCLIP: the prompts of each class (JSON). Without, it is a backbone only.",
+        ),
+    ] = None,
+    views: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The view, or list of views, that each class stands for (JSON); null: none."
+            " Default: classes are NT, CRL, HEAD, ABDOMEN, OTHER.",
+        ),
+    ] = None,
+    tower: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Of NextGen-UIA: what its head was trained on."),
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="Below it no class is named.")
+    ] = 0.0,
+    min_cosine: Annotated[
+        float, typer.Option(min=-1, max=1, help="With prompts: below it no class is named.")
+    ] = -1.0,
+    card: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Its model card (Markdown).")
+    ] = None,
+) -> None:
+    """Make a part of a model of another family, for a second opinion, or as a backbone.
+
+    Example: qc-daemon bundle part --family fetalclip --model fetalclip --prompts planes.json
+    --views views.json --name fetal --out parts/fetal
+    """
+    from model.parts.build import build_part
+    from model.parts.part import Family, RejectThresholds
+
+    if family not in set(Family):
+        raise UsageError(f"--family {family}: give one of {', '.join(Family)}")
+    part = build_part(
+        Family(family),
+        model,
+        out,
+        name=name,
+        version=version,
+        prompts=prompts,
+        views=views,
+        tower=tower,
+        reject=RejectThresholds(min_probability, min_cosine),
+        card=card,
+    )
+    say(f"{out}: {part.id.name} {part.id.version}, model_id {part.id.model_id}")
+
+
+@bundle.command("extend")
+def bundle_extend(
+    base: Annotated[str, typer.Argument(help="A shipped bundle's name or a folder.")],
+    part: Annotated[
+        list[Path], typer.Option("--part", exists=True, file_okay=False, help="Part; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new bundle's folder.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name; default: the base's.", show_default=False)
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="Its version; default: the base's and the parts.", show_default=False),
+    ] = None,
+) -> None:
+    """Make a bundle of another one and parts; its own models stay as they are.
+
+    Example: qc-daemon bundle extend default --part parts/fetal --out mine --name mine
+    """
+    from model.bundle.extend import extend
+    from qc_daemon.operations.bundles import bundle_folder
+
+    new_bundle = extend(bundle_folder(base), part, out, name=name, version=version)
     say(f"{out}: {new_bundle.id.name} {new_bundle.id.version}, model_id {new_bundle.id.model_id}")
 
 

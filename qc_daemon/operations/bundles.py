@@ -17,6 +17,7 @@ from model.bundle.bundle import (
     verify,
 )
 from model.finding import BundleId
+from model.parts.part import Part, is_part, verify_part
 from qc_daemon.observe import log
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records import schema
@@ -57,11 +58,22 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
 
 
 def show_bundle(name: str) -> dict[str, Any]:
-    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle.
+    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle, or of a
+    part.
 
     Raises QCError where there is no bundle of this version.
     """
     folder = bundle_folder(name)
+    if is_part(folder):
+        part = Part.open(folder)
+        return {
+            "name": part.id.name,
+            "version": part.id.version,
+            "model_id": part.id.model_id,
+            "path": str(folder),
+            "manifest": dict(part.manifest),
+            "card": part.card,
+        }
     manifest = read_manifest(folder)
     card = folder / CARD
     return {
@@ -72,6 +84,11 @@ def show_bundle(name: str) -> dict[str, Any]:
         "manifest": manifest,
         "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     }
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """What is wrong with a bundle, or with a part, a line each."""
+    return verify_part(folder) if is_part(folder) else verify(folder)
 
 
 def describe_bundle(name: str) -> str:

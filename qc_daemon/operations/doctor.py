@@ -35,6 +35,7 @@ from qc_daemon.operations.destinations import (
     destination_condition,
     unknown_destinations,
 )
+from qc_daemon.operations.part_checks import check_parts
 from qc_daemon.operations.queue import (
     missing_sender,
     missing_worker,
@@ -101,6 +102,7 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         ("quarantine", _check_quarantine),
         ("commitment requests", _check_commitment_requests),
         ("bundle", _check_bundle),
+        ("parts", check_parts),
         ("sites", _check_sites),
         ("reviews", _check_reviews),
         ("device", _check_device),

@@ -12,6 +12,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import decimals
 from model.finding import QUALITY_LABELS
+from model.parts.opinion import ROLES
 from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
@@ -37,12 +38,17 @@ FINDING_COLUMNS = (
 )
 """The columns of a table of findings."""
 GATE_COLUMNS = ("gate_image", "gate_text", "gate_spatial")
+OPINION_COLUMNS = tuple(
+    f"{role.replace('-', '_')}{suffix}" for role in ROLES for suffix in ("", "_probability")
+)
+"""Of each role the class that its part names, and its probability."""
 SCORE_COLUMNS = (
     *(column for column in FINDING_COLUMNS if column not in ("reasons", "error")),
     *GATE_COLUMNS,
     "error_code",
     "error_message",
     "reasons",
+    *OPINION_COLUMNS,
 )
 """The columns of scored files as CSV."""
 TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
@@ -90,6 +96,7 @@ CSV_COLUMNS = (
     "review_verdict",
     "reviewed_by",
     "reviewed",
+    *OPINION_COLUMNS,
 )
 
 
@@ -119,7 +126,10 @@ class FindingFilter:
 
 _BATCH = 500
 TO_READ_BLINDED = "to be read blinded"
-_ANSWER_COLUMNS = ("view", "view_probability", "probability", "reasons", "not_met", "flags")
+_ANSWER_COLUMNS = (
+    *("view", "view_probability", "probability", "reasons", "not_met", "flags"),
+    *OPINION_COLUMNS,
+)
 ANY_FINDING = FindingFilter()
 
 
@@ -319,6 +329,15 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
     }
 
 
+def _opinion_columns(body: Mapping[str, Any]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for opinion in body.get("opinions", ()):
+        name = opinion["role"].replace("-", "_")
+        columns[name] = None if opinion["reason"] else opinion["class"]
+        columns[f"{name}_probability"] = _round(opinion["probability"])
+    return columns
+
+
 def _acquisition_columns(acquisition: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(ACQUISITION_COLUMNS, acquisition.values(), strict=True))
 
@@ -364,6 +383,7 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
             if criterion["met"] is False
         ],
         "flags": list(finding["flags"]),
+        **_opinion_columns(finding),
     }
 
 
@@ -380,7 +400,12 @@ def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     if row.get("review_view") is not None:
         person = row["review_verdict"] or row["review_view"]
         verdict = f"{verdict}; {row['reviewed_by']}: {person}"
-    return {**row, "reasons": statements, "verdict": verdict}
+    view = row["view"]
+    for role in ROLES:
+        # With the view, which it is about; nothing where no part was asked.
+        if view is not None and (name := row.get(role.replace("-", "_"))) is not None:
+            view = f"{view}; {role}: {name}"
+    return {**row, "view": view, "reasons": statements, "verdict": verdict}
 
 
 def _error_columns(code: str, message: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from qc_daemon.records.results.audit_rows import AuditedFinding
 from qc_daemon.records.results.audits import ShadowBundle
 from qc_daemon.records.results.shadow_findings import ShadowKey
 from qc_daemon.records.store import Store
+from qc_daemon.score.parts import BACKBONE, named_parts
 from qc_daemon.score.shadow import ShadowEngine, ShadowTask
 from qc_daemon.settings import Settings
 
@@ -51,10 +52,10 @@ EngineMaker = Callable[[Settings, Store, Bundle], ShadowEngine]
 
 def engine_here(settings: Settings, store: Store, bundle: Bundle) -> ShadowEngine:
     """The engine of this process, as the worker scores. Raises QCError as `Judge.open`."""
-    from model.judge import Judge
+    from qc_daemon.score.models import open_judge
     from qc_daemon.score.shadow import score_here
 
-    judge = Judge.open(bundle, settings.score.device, settings.score.augment)
+    judge = open_judge(bundle, settings.score, needs_parts=False)
     return score_here(store, settings, judge, in_spool(settings.store.spool))
 
 
@@ -186,6 +187,11 @@ class _Scoring:
     def __init__(self, settings: Settings, store: Store, bundle: Bundle, clock: Clock) -> None:
         self._settings, self._store, self._bundle = settings, store, bundle
         self._clock = clock
+        backbone, opinion_parts = named_parts(bundle, settings.score, needs_parts=False)
+        named = {BACKBONE: backbone, **opinion_parts}
+        self._parts = "".join(
+            f" {role}={part.id.model_id}" for role, part in named.items() if part is not None
+        )
         self._sites: dict[str, str] = {}
         self._frames: dict[int, set[int]] = {}
         self._institutions: dict[int, str | None] = {}
@@ -251,16 +257,16 @@ class _Scoring:
     def _conditions(self, institution: str | None) -> str:
         """What the bundle's answer depends on beside the picture."""
         settings = self._settings.score
-        version, augment = own_version(), settings.augment
+        conditions = f"{own_version()} augment={settings.augment}{self._parts}"
         if settings.site_calibration == "off":
-            return f"{version} augment={augment}"
+            return conditions
         site = site_of(settings.site or institution)
         if site not in self._sites:
             with self._store.read() as session:
                 active = sites.active(session, site, self._bundle.model_id)
             ids = [each.id for each in active.records]
             self._sites[site] = ",".join([*ids, *(["waived"] if active.is_waived else [])])
-        return f"{version} augment={augment} site={self._sites[site]}"
+        return f"{conditions} site={self._sites[site]}"
 
     def _reason(self, revision_id: int, error: QCError) -> QCError:
         if error.code is not ErrorCode.SPOOL_MISSING:

@@ -400,6 +400,28 @@ class ImageFeaturesRow(Base):
     embedding: Mapped[bytes | None]
 
 
+class OpinionRow(Base):
+    """What a part says of a finding's view (`model.parts.opinion`): copies of the finding's body,
+    to query by. `agrees` is NULL where it says nothing of views.
+    """
+
+    __tablename__ = "opinion"
+    __table_args__ = (Index(None, "model_id"),)
+
+    finding_id: Mapped[int] = mapped_column(
+        Key, ForeignKey("finding.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    role: Mapped[str] = mapped_column(primary_key=True)
+    family: Mapped[str]
+    name: Mapped[str]
+    version: Mapped[str]
+    model_id: Mapped[str]
+    label: Mapped[str]
+    probability: Mapped[float]
+    reason: Mapped[str | None]
+    agrees: Mapped[bool | None]
+
+
 class ReportObjectRow(Base):
     """A DICOM object we made: built once, its bytes kept, a resend sends these bytes."""
 

@@ -13,6 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from model.finding import BundleId
+from model.parts.opinion import PartId
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.implementation import MANUFACTURER as MANUFACTURER
 from qc_daemon.report.derived_uids import derived_uid
@@ -40,21 +41,35 @@ def device_uid(model_id: str) -> str:
 
 def contributing_equipment(bundle: BundleId) -> ContributingEquipment:
     """Contributing Equipment item (PS3.3 C.12.1) of the bundle that judged."""
+    return _models_equipment(bundle, "bundle", "Models that judged the images")
+
+
+def _models_equipment(
+    models: BundleId | PartId, kind: str, contribution: str
+) -> ContributingEquipment:
     item = ContributingEquipment(
         MANUFACTURER,
         codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=_long_string(f"{MODEL_NAME} bundle {bundle.name}"),
-        software_versions=[software_version(), _long_string(bundle.version)],
-        device_serial_number=serial_number(bundle.model_id),
-        contribution_description="Models that judged the images",
+        manufacturer_model_name=_long_string(f"{MODEL_NAME} {kind} {models.name}"),
+        software_versions=[software_version(), _long_string(models.version)],
+        device_serial_number=serial_number(models.model_id),
+        contribution_description=contribution,
     )
-    item.DeviceUID = device_uid(bundle.model_id)
+    item.DeviceUID = device_uid(models.model_id)
     return item
 
 
 def contributing_equipment_of(bundles: Iterable[BundleId]) -> list[ContributingEquipment]:
     """One item a bundle, in order of appearance."""
     return [contributing_equipment(bundle) for bundle in dict.fromkeys(bundles)]
+
+
+def contributing_parts_of(parts: Iterable[PartId]) -> list[ContributingEquipment]:
+    """One item a part that gave opinions, in order of appearance."""
+    return [
+        _models_equipment(part, f"part {part.family}", "Model that gave opinions on the views")
+        for part in dict.fromkeys(parts)
+    ]
 
 
 def _long_string(text: str) -> str:

@@ -15,6 +15,7 @@ from model.site.record import SiteRecord
 from model.site.use import SiteUse
 from qc_daemon.score.decode import DecodeProcess, choose_frames
 from qc_daemon.score.findings import judge_frames
+from qc_daemon.score.models import open_judge
 from qc_daemon.settings import ScoreSettings
 
 FrameReader = Callable[[Path, Sequence[int]], Iterable[Frame]]
@@ -46,7 +47,7 @@ def score_files(
     bundle = Bundle.open(settings.bundle)
     if site is not None:
         check_bundle(site, bundle.id)
-    judge = Judge.open(bundle, settings.device, settings.augment)
+    judge = open_judge(bundle, settings)
     with DecodeProcess.of(settings) as decoder:
         for path in files:
             try:

@@ -47,7 +47,7 @@ class ScoreHandler(JobHandler):
         self.settings = settings
         self.decoder = decoder
         self.originals = originals or in_spool(settings.store.spool)
-        self.models = JudgeCache(store, settings.score.device, settings.score.augment)
+        self.models = JudgeCache(store, settings.score)
 
     def failure_of(self, error: Exception) -> QCError:
         return device_failure(error) or super().failure_of(error)

@@ -191,6 +191,10 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
         "review_verdict": "",
         "reviewed_by": "",
         "reviewed": "",
+        "second_opinion": "",
+        "second_opinion_probability": "",
+        "view_classifier": "",
+        "view_classifier_probability": "",
     }
     assert (cine["frame"], cine["frames_scored"]) == ("9", "3")
     assert (broken["verdict"], broken["error_code"]) == ("not scored", ErrorCode.TRUNCATED)

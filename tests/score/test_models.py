@@ -13,7 +13,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.models import JudgeCache
 from qc_daemon.score.worker import ScoreHandler
-from qc_daemon.settings import load
+from qc_daemon.settings import ScoreSettings, load
 from tests.support.databases import migrate
 
 
@@ -52,7 +52,7 @@ def test_of_many_bundles_the_two_used_last_stay_loaded(
 
     monkeypatch.setattr("qc_daemon.score.models.Bundle.open", open_bundle)
     monkeypatch.setattr("qc_daemon.score.models.Judge.open", lambda bundle, *_: bundle)
-    models = JudgeCache(store, "cpu")
+    models = JudgeCache(store, ScoreSettings(device="cpu"))
     for name in "ababcbca":
         assert models.judge(name * 64).id.name == name
     assert models.judge(None).id.name == "c"

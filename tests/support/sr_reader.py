@@ -23,6 +23,7 @@ FLAGS = {
     "FLAG-FRAMES": "more-frames-than-stated",
     "FLAG-BADFRAMES": "unreadable-frames",
     "FLAG-NOTUS": "not-ultrasound",
+    "FLAG-VIEW": "view-disagreement",
     "FLAG-COMMISSION": "not-commissioned",
 }
 DIRECTIONS = {"62482003": "low", "75540009": "high"}

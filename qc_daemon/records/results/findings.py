@@ -24,12 +24,13 @@ from qc_daemon.records.acquisition.acquisitions import (
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
-from qc_daemon.records.results import image_features
+from qc_daemon.records.results import image_features, opinions
 from qc_daemon.records.tables import (
     AcquisitionRow,
     Exam,
     Finding,
     ImageFeaturesRow,
+    OpinionRow,
     Revision,
     RevisionState,
 )
@@ -66,6 +67,7 @@ def store(
         own = None if features is None else features[place]
         if own is not None:
             session.add(ImageFeaturesRow(**image_features.values_of(row.id, own)))
+        session.add_all(OpinionRow(**each) for each in opinions.rows_of(row.id, findings[place]))
     execute_update(
         session,
         update(Revision)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from model.image_features import ImageFeatures
 from model.site.names import site_key
 from qc_daemon.records.results.image_features import values_of
+from qc_daemon.records.results.opinions import rows_of
 from qc_daemon.records.tables import (
     AcquisitionOperator,
     AcquisitionRow,
@@ -26,6 +27,7 @@ from qc_daemon.records.tables import (
     ImageFeaturesRow,
     Instance,
     Measurement,
+    OpinionRow,
     Person,
     Revision,
     RevisionState,
@@ -116,7 +118,7 @@ class FindingImport:
 
     def _add_findings(self, findings: Sequence[ImportedFinding]) -> None:
         rows = [self._finding_row(each) for each in findings]
-        if not any(each.features for each in findings):
+        if not any(each.features or each.body.get("opinions") for each in findings):
             self._session.execute(insert(table_of(Finding)), rows)
             return
         ids = _insert(self._session, table_of(Finding), rows)
@@ -125,7 +127,12 @@ class FindingImport:
             for id, each in zip(ids, findings, strict=True)
             if each.features is not None
         ]
-        self._session.execute(insert(table_of(ImageFeaturesRow)), features)
+        opinions = [
+            row for id, each in zip(ids, findings, strict=True) for row in rows_of(id, each.body)
+        ]
+        for table, values in ((ImageFeaturesRow, features), (OpinionRow, opinions)):
+            if values:
+                self._session.execute(insert(table_of(table)), values)
 
     def _add_exams(self, findings: Sequence[ImportedFinding]) -> None:
         missing = {each.exam: each for each in reversed(findings) if each.exam not in self._exams}

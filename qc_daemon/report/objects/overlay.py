@@ -264,6 +264,10 @@ def _lines(
     yield _Line(words.view_line(judgement, t, is_decided=decision is not None))
     if decision is not None:
         yield _Line(words.decision_line(decision, t, zone), (150, 210, 255))
+    for opinion in judgement.opinions:
+        agrees = opinion.agrees_with(judgement.view)
+        colour = (255, 170, 90) if agrees is False and decision is None else (200, 200, 200)
+        yield _Line(words.opinion_line(opinion, t), colour)
     yield from (_Line(line, (255, 170, 90)) for line in words.fault_lines(judgement, t))
     unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
     if unchecked:

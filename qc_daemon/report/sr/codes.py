@@ -21,6 +21,12 @@ from model.finding import (
     STRUCTURE_REASON,
 )
 from model.finding import REVIEW as LEFT_TO_PERSON
+from model.parts.opinion import (
+    LOW_PROBABILITY,
+    LOW_SIMILARITY,
+    SECOND_OPINION,
+    VIEW_CLASSIFIER,
+)
 from qc_daemon.review.events import EventKind
 from qc_daemon.review.reasons import REASONS as REASONS_OF_REVIEW
 
@@ -114,6 +120,7 @@ FLAGS = MappingProxyType(
         ),
         Flag.UNREADABLE_FRAMES: _private("FLAG-BADFRAMES", "Other frames cannot be decoded"),
         Flag.NOT_ULTRASOUND: _private("FLAG-NOTUS", "Not an ultrasound image"),
+        Flag.VIEW_DISAGREEMENT: _private("FLAG-VIEW", "Another model takes it for another view"),
     }
 )
 LABEL_CODES = MappingProxyType(
@@ -167,6 +174,25 @@ REVIEW_REASONS = MappingProxyType(
     }
 )
 BLINDED = _private("BLINDED", "Read without the models' answer")
+
+OPINION = _private("OPINION", "Another model's opinion on the view")
+OPINIONS = MappingProxyType(
+    {
+        SECOND_OPINION: _private("OPN-SECOND", "Second opinion"),
+        VIEW_CLASSIFIER: _private("OPN-CLASSIFIER", "View classifier"),
+    }
+)
+OPINION_CLASS = _private("OPN-CLASS", "Class that the other model names")
+CLASS_PROBABILITY = _private("OPN-P", "Probability of the class")
+CLASS_VIEW = _private("OPN-VIEW", "View that the class stands for")
+AGREES = _private("OPN-AGREES", "The class stands for the finding's view")
+OPINION_REASON = _private("OPN-REASON", "Why the other model names no class")
+OPINION_REASONS = MappingProxyType(
+    {
+        LOW_SIMILARITY: _private("OPN-UNLIKE", "Picture like none of its classes"),
+        LOW_PROBABILITY: _private("OPN-UNSURE", "Not sure of any class"),
+    }
+)
 
 FINDING_SITES = MappingProxyType(
     {
@@ -305,6 +331,12 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, CODE (CID 230), in a person's group", (BLINDED,)),
     ("value of REVIEW", (*REVIEWS.values(), DECIDED)),
     ("value of RVW-REASON", tuple(REVIEW_REASONS.values())),
+    ("concept, CODE, in another model's group", (OPINION, CLASS_VIEW, OPINION_REASON)),
+    ("concept, CODE (CID 230), in another model's group", (AGREES,)),
+    ("concept, NUM, in another model's group", (CLASS_PROBABILITY,)),
+    ("concept, TEXT, in another model's group", (OPINION_CLASS,)),
+    ("value of OPINION", tuple(OPINIONS.values())),
+    ("value of OPN-REASON", tuple(OPINION_REASONS.values())),
 )
 """All codes of the private scheme, by use."""
 

@@ -21,6 +21,7 @@ from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
     contributing_equipment_of,
+    contributing_parts_of,
     device_observer,
     local_time,
     serial_number,
@@ -33,6 +34,7 @@ from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, build_biometry_groups
 from qc_daemon.report.sr.groups import build_groups
 from qc_daemon.report.sr.image_library import build_image_library
+from qc_daemon.report.sr.opinions import build_opinion_groups
 from qc_daemon.report.sr.reviews import build_review_group
 from qc_daemon.review.state import ReviewState
 
@@ -68,6 +70,7 @@ def build_sr(
     for number, (finding, state) in enumerate(zip(findings, states, strict=True), start=1):
         source = _source_of(finding, by_instance)
         groups += build_groups(number, finding, source)
+        groups += build_opinion_groups(number, finding, source)
         if state is not None and state.outcome is not None:
             groups.append(_review_group(number, finding, source, state))
     groups += build_biometry_groups(measured)
@@ -88,7 +91,7 @@ def build_sr(
         _add_library(report, list(by_instance.values()), findings)
         report.ContributingEquipmentSequence += contributing_equipment_of(
             f.bundle for f in findings
-        )
+        ) + contributing_parts_of(o.part for f in findings for o in f.judgement.opinions)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses what would be invalid; its words may quote patient data.
         raise QCError(

@@ -19,6 +19,7 @@ from detector.errors import ErrorCode, QCError
 from detector.plain_text import decimals
 from model.criteria.rules import RULES, TECHNICAL_CODES
 from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
+from model.parts.opinion import PartId
 from model.site.record import NONE
 from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import MANUFACTURER
@@ -65,6 +66,7 @@ def check_finding(finding: Finding, source: SourceInstance) -> None:
         raise _invalid("a box is not finite or not ordered")
     probabilities = [j.view_probability, j.probability, j.raw_probability]
     probabilities.append(None if j.site is None else j.site.bundle_probability)
+    probabilities += [opinion.probability for opinion in j.opinions]
     probabilities += [*j.gates, *(d.confidence for d in j.detections)]
     if not all(p is None or (math.isfinite(p) and 0.0 <= p <= 1.0) for p in probabilities):
         raise _invalid("a probability, gate or confidence is outside 0..1")
@@ -87,9 +89,10 @@ def check_finding(finding: Finding, source: SourceInstance) -> None:
     frames = source.header.get("NumberOfFrames") if source.is_multi_frame else None
     if finding.frame < 1 or (frames and finding.frame > int(frames)):
         raise _invalid(f"frame {finding.frame} is not among the source's {frames or 'frames'}")
-    bundle = finding.bundle
-    if not all(part.strip() for part in (bundle.name, bundle.version, bundle.model_id)):
-        raise _invalid("the bundle has no name, version or model id")
+    named: list[BundleId | PartId] = [finding.bundle, *(each.part for each in j.opinions)]
+    for models in named:
+        if not all(part.strip() for part in (models.name, models.version, models.model_id)):
+            raise _invalid("the bundle, or a part, has no name, version or model id")
 
 
 def _finding_group(number: int, finding: Finding, source: SourceInstance) -> hd.templates.Template:
@@ -120,7 +123,7 @@ def _box_group(
         finding_type=codes.LABEL_CODES[detection.label],
         finding_sites=None if site is None else [hd.FindingSite(site)],
         algorithm_id=_algorithm(finding.bundle),
-        measurements=[_number(codes.CONFIDENCE, detection.confidence)],
+        measurements=[number_item(codes.CONFIDENCE, detection.confidence)],
     )
 
 
@@ -181,17 +184,17 @@ def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
 
 def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measurement]:
     j = finding.judgement
-    yield _number(codes.VIEW_PROBABILITY, j.view_probability)
+    yield number_item(codes.VIEW_PROBABILITY, j.view_probability)
     if j.probability is not None:
-        yield _number(codes.PROBABILITY, j.probability)
+        yield number_item(codes.PROBABILITY, j.probability)
     if j.raw_probability is not None:
-        yield _number(codes.RAW_PROBABILITY, j.raw_probability)
+        yield number_item(codes.RAW_PROBABILITY, j.raw_probability)
     yield from _site_measurements(j)
     for name, gate in zip(codes.GATES, j.gates, strict=True):
-        yield _number(name, gate)
+        yield number_item(name, gate)
     yield _count(codes.REGION, j.region_index)
     for name, edge in zip(codes.REGION_BOX, j.region_bbox, strict=True):
-        yield _number(name, edge, codes.PIXELS)
+        yield number_item(name, edge, codes.PIXELS)
     spacing = source.spacing_mm.get(j.region_index)
     if spacing is not None:
         for name, millimetres in zip(codes.SPACINGS, spacing, strict=True):
@@ -210,9 +213,9 @@ def _site_measurements(judgement: Judgement) -> Iterator[hd.Measurement]:
         # Nothing is calibrated: no number, no shift, and the probability is the bundle's.
         return
     if site.bundle_probability is not None:
-        yield _number(codes.BUNDLE_PROBABILITY, site.bundle_probability)
+        yield number_item(codes.BUNDLE_PROBABILITY, site.bundle_probability)
     yield _count(codes.SITE_NUMBER, site.n)
-    yield _number(codes.SITE_SHIFT, site.shift)
+    yield number_item(codes.SITE_SHIFT, site.shift)
 
 
 def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
@@ -322,7 +325,8 @@ def storable_text(text: str) -> str:
     )
 
 
-def _number(name: Code, value: float, unit: Code = codes.NO_UNIT) -> hd.Measurement:
+def number_item(name: Code, value: float, unit: Code = codes.NO_UNIT) -> hd.Measurement:
+    """A number with the digits that a person reads, and bit-exact beside them."""
     measurement = hd.Measurement(name, float(value), unit)
     set_decimal(measurement[0], decimals(float(value)))
     return measurement

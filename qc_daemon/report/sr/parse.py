@@ -6,6 +6,7 @@ within 6.1e-5 px below 2048; descriptions have lost control characters and lone 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -17,11 +18,13 @@ from pydicom.sr.coding import Code
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
+from model.parts.opinion import Opinion
 from model.site.record import NONE as NO_CALIBRATION
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
 from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.sr.opinions import OPINION, parse_part
 from qc_daemon.report.sr.reviews import PERSON, ReportedReview, parse_observation_time
 from qc_daemon.review.events import EventKind
 
@@ -98,18 +101,25 @@ def _read(report: Dataset | bytes, parse: Callable[[Dataset], list[Any]]) -> lis
 def _findings(report: Dataset) -> list[Finding]:
     series_of_instances = dict(_series_of_instances(report))
     boxes: dict[str, list[Detection]] = {}
+    opinions: dict[str, list[Opinion]] = {}
     measured: list[tuple[str, Dataset]] = []
     for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
         tracking = str(_one(group, codes.TRACKING_IDENTIFIER).TextValue)
         template = str(group.ContentTemplateSequence[0].TemplateIdentifier)
         if template == _FINDING_GROUP and tracking.startswith(FINDING):
             measured.append((tracking, group))
+        elif template == _FINDING_GROUP and tracking.startswith(OPINION):
+            key = FINDING + tracking.partition("-")[0].removeprefix(OPINION)
+            opinions.setdefault(key, []).append(_opinion(group))
         elif template == _BOX_GROUP:
             boxes.setdefault(tracking.partition("-")[0], []).append(_detection(group))
     if not measured:
         raise ValueError("no finding")
     return [
-        _finding(group, tuple(boxes.get(key, ())), series_of_instances) for key, group in measured
+        _finding(
+            group, tuple(boxes.get(key, ())), tuple(opinions.get(key, ())), series_of_instances
+        )
+        for key, group in measured
     ]
 
 
@@ -152,6 +162,7 @@ def _series_of_instances(report: Dataset) -> Iterator[tuple[str, tuple[str, str]
 def _finding(
     group: Dataset,
     detections: tuple[Detection, ...],
+    opinions: tuple[Opinion, ...],
     series_of_instances: dict[str, tuple[str, str]],
 ) -> Finding:
     reference = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
@@ -159,7 +170,7 @@ def _finding(
     study, series = series_of_instances[sop_instance_uid]
     frame = reference.get("ReferencedFrameNumber") or _number_or_none(group, codes.FRAME) or 1
     return Finding(
-        judgement=_judgement(group, detections),
+        judgement=replace(_judgement(group, detections), opinions=opinions),
         bundle=_bundle(group),
         frame=int(frame),
         revision=int(_number(group, codes.REVISION)),
@@ -191,6 +202,25 @@ def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
         # Reports of earlier versions have none.
         reasons=tuple(map(_reason, _items(group, codes.REASON))),
         site=_site(group),
+    )
+
+
+def _opinion(group: Dataset) -> Opinion:
+    reasons = _items(group, codes.OPINION_REASON)
+    return Opinion(
+        role=_key_of_code(codes.OPINIONS, _coded_value(_one(group, codes.OPINION))),
+        part=parse_part(
+            _text(group, codes.ALGORITHM_NAME),
+            _text(group, codes.ALGORITHM_VERSION),
+            _text(group, codes.ALGORITHM_PARAMETERS),
+        ),
+        label=_text(group, codes.OPINION_CLASS),
+        probability=_number(group, codes.CLASS_PROBABILITY),
+        views=tuple(
+            _key_of_code(codes.VIEWS, _coded_value(item))
+            for item in _items(group, codes.CLASS_VIEW)
+        ),
+        reason=_key_of_code(codes.OPINION_REASONS, _coded_value(reasons[0])) if reasons else None,
     )
 
 

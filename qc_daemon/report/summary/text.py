@@ -19,7 +19,12 @@ from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewRow, ViewStatus
 
-_REVIEW_FLAGS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
+_REVIEW_FLAGS = (
+    Flag.NOT_ULTRASOUND,
+    Flag.OUT_OF_DISTRIBUTION,
+    Flag.NO_REAL_EVIDENCE,
+    Flag.VIEW_DISAGREEMENT,
+)
 MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
 
 
@@ -248,6 +253,11 @@ def _review_reasons(image: SummaryImage, t: NullTranslations) -> Iterator[Point]
     flags = [flag for flag in _REVIEW_FLAGS if flag in image.finding.judgement.flags]
     for flag in flags:
         yield Point(NOTE, t.gettext(FLAGS[flag].meaning))
+    if Flag.VIEW_DISAGREEMENT in flags:
+        judgement = image.finding.judgement
+        for opinion in judgement.opinions:
+            if opinion.agrees_with(judgement.view) is False:
+                yield Point(NOTE, words.opinion_line(opinion, t))
     if not flags:
         yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
 

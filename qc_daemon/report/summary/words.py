@@ -31,6 +31,7 @@ from model.finding import (
     Judgement,
     Reason,
 )
+from model.parts.opinion import SECOND_OPINION, VIEW_CLASSIFIER, Opinion
 from qc_daemon.language.fonts import is_drawable
 from qc_daemon.report.person_verdict import is_acceptance
 from qc_daemon.report.sr import codes
@@ -46,6 +47,9 @@ CONFIRMED = "Confirmed by {reader}, {date}"
 MODELS_SAY = "models: {verdict}"
 NOT_PRINTABLE = "(in letters that cannot be printed here)"
 NOT_FOR_CLINICAL_USE = "Not for clinical use"
+
+OPINION_ROLES = {SECOND_OPINION: "Second opinion", VIEW_CLASSIFIER: "View classifier"}
+NO_CLASS = "names no class"
 
 FAULT_AND_FIX = "{fault} → {fix}"
 """A line of an overlay; the Chinese letters there have no arrow."""
@@ -203,6 +207,18 @@ def view_line(judgement: Judgement, t: NullTranslations, *, is_decided: bool = F
         return view
     line = f"{view} ({percent(judgement.view_probability)})"
     return line if judgement.probability is None else f"{line}, {standard_line(judgement, t)}"
+
+
+def opinion_line(opinion: Opinion, t: NullTranslations) -> str:
+    """What another model takes the picture for: views, else the class in its own word."""
+    if opinion.reason is not None:
+        answer = t.gettext(NO_CLASS)
+    elif opinion.views:
+        answer = " / ".join(t.gettext(codes.VIEWS[view].meaning) for view in opinion.views)
+    else:
+        answer = opinion.label if is_drawable(opinion.label) else t.gettext(NOT_PRINTABLE)
+    line = f"{t.gettext(OPINION_ROLES[opinion.role])}: {answer}"
+    return line if opinion.reason else f"{line} ({percent(opinion.probability)})"
 
 
 def decision_line(decision: Decision, t: NullTranslations, zone: tzinfo | None) -> str:
