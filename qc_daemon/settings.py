@@ -4,7 +4,6 @@ Read from a TOML file and the environment (`QC_DAEMON_SECTION__KEY`, which wins)
 resolve from the settings file's folder.
 """
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -17,12 +16,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -41,6 +37,9 @@ from detector.errors import Flag
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
 from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment
+from qc_daemon.settings_section import Network, Port
+from qc_daemon.settings_section import Section as _Section
+from qc_daemon.web_settings import WebSettings
 
 
 class SettingsError(UsageError):
@@ -69,14 +68,6 @@ def parse_ae_title(value: str, argument: str) -> str:
         return _ae_title(value)
     except ValueError as error:
         raise UsageError(f"{argument}: {error}") from None
-
-
-def _network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError("give an address or a network, as 10.1.0.5 or 10.1.0.0/16") from None
-    return value
 
 
 def _device(value: str) -> str:
@@ -151,7 +142,6 @@ def _days_or_forever(value: Any) -> Any:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
-Network = Annotated[str, AfterValidator(_network)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Name = Annotated[str, AfterValidator(_name)]
 Secret = Annotated[str, AfterValidator(_secret)]
@@ -159,7 +149,6 @@ Secret = Annotated[str, AfterValidator(_secret)]
 User = Annotated[str, AfterValidator(_user)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
 PartName = Annotated[str, AfterValidator(_part)]
-Port = Annotated[int, Field(ge=0, le=65535)]
 DeliveredKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
 Objects = Annotated[list[DeliveredKind], BeforeValidator(_list)]
 Patterns = Annotated[
@@ -171,19 +160,6 @@ Patterns = Annotated[
 _DAY = 86_400.0
 _YEAR_MINUTES = 525_600.0
 _CENTURY_DAYS = 36_500
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """True is no 1: a switch where a number belongs is a mistake."""
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("give a value, not true or false")
-        return value
 
 
 class StoreSettings(_Section):
@@ -737,6 +713,7 @@ class Settings(BaseSettings):
     mail: MailSettings = MailSettings()
     webhook: list[WebhookSettings] = []
     observe: ObserveSettings = ObserveSettings()
+    web: WebSettings = WebSettings()
     destination: list[DestinationSettings] = []
     rule: list[RuleSettings] = []
 
@@ -916,6 +893,9 @@ def _resolve(settings: Settings, base: Path) -> Settings:
             setattr(score, name, str(base / part))
     if settings.receive.tls is not None:
         _resolve_files(settings.receive.tls, base)
+    web = settings.web
+    web.certificate = web.certificate and base / web.certificate
+    web.key = web.key and base / web.key
     mail = settings.mail
     mail.ca, mail.password = mail.ca and base / mail.ca, _resolve_secret(mail.password, base)
     for hook in settings.webhook:

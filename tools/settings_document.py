@@ -17,12 +17,12 @@ from pydantic_core import PydanticUndefined
 from qc_daemon.settings import (
     AETitle,
     Fingerprint,
-    Network,
     Secret,
     Settings,
     WebAddress,
 )
 from qc_daemon.settings_problems import is_list, section_of
+from qc_daemon.settings_section import Network
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
 

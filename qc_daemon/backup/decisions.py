@@ -73,6 +73,10 @@ class DecisionKind(StrEnum):
     SITE_RETIRED = "site calibration retired"
     SITE_WAIVED = "site calibration waived"
     TEACHING_DECIDED = "image for teaching released or rejected"
+    ACCOUNT_ADDED = "account added"
+    ACCOUNT_CHANGED = "account changed"
+    PASSWORD_SET = "account's password set"
+    TOKEN_REVOKED = "token revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,8 @@ def _decisions(
         lambda: _reviews(restored, old),
         lambda: _sites(restored, old),
         lambda: _teaching_releases(restored, old),
+        lambda: _accounts(restored, old),
+        lambda: _revoked_tokens(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -299,6 +305,66 @@ def _teaching_releases(restored: "_Tables", old: "_Tables") -> Iterator[Decision
                 DecisionKind.TEACHING_DECIDED,
                 f"{subject} by {row['decided_by']}",
                 _iso(row["decided_at"]),
+            )
+
+
+def _accounts(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """Who was let in or out: a restored database lets in whom it let in before."""
+    columns = (
+        *("name", "full_name", "role", "person_id"),
+        *("created_at", "password_at", "disabled_at"),
+    )
+    before = {row["name"]: row for row in restored.rows("account", columns)}
+    for row in old.rows("account", columns):
+        name, earlier = row["name"], before.get(row["name"])
+        if earlier is None:
+            options = ["--full-name", row["full_name"], "--role", row["role"]]
+            options += _option("--person", row["person_id"])
+            yield Decision(
+                DecisionKind.ACCOUNT_ADDED,
+                name,
+                _iso(row["created_at"]),
+                "user add",
+                _arguments(name, options),
+            )
+            earlier = {**row, "disabled_at": None}
+        if not _is_same(earlier, row, "role", "person_id"):
+            options = ["--role", row["role"], "--person", row["person_id"] or ""]
+            yield Decision(
+                DecisionKind.ACCOUNT_CHANGED, name, None, "user change", _arguments(name, options)
+            )
+        if _iso(earlier["password_at"]) != _iso(row["password_at"]):
+            at = _iso(row["password_at"])
+            yield Decision(DecisionKind.PASSWORD_SET, name, at, "user password", _arguments(name))
+        if (earlier["disabled_at"] is None) != (row["disabled_at"] is None):
+            verb = "enable" if row["disabled_at"] is None else "disable"
+            yield Decision(
+                DecisionKind.ACCOUNT_CHANGED,
+                f"{name}, {verb}d",
+                _iso(row["disabled_at"]),
+                f"user {verb}",
+                _arguments(name),
+            )
+
+
+def _revoked_tokens(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    columns = ("id", "account_id", "name", "token_sha256", "revoked_at")
+    valid = {
+        row["token_sha256"]
+        for row in restored.rows("api_token", columns)
+        if row["revoked_at"] is None
+    }
+    rows = [row for row in old.rows("api_token", columns) if row["revoked_at"] is not None]
+    accounts = old.by_id("account", ("id", "name"), rows, "account_id")
+    for row in rows:
+        if row["token_sha256"] in valid and row["account_id"] in accounts:
+            account = accounts[row["account_id"]]["name"]
+            yield Decision(
+                DecisionKind.TOKEN_REVOKED,
+                f"{row['name']} of {account}",
+                _iso(row["revoked_at"]),
+                "user token revoke",
+                shlex.join([account, row["name"]]),
             )
 
 

@@ -1,6 +1,7 @@
 """Shared by all operations: the store, the window of a list, its rows, the outcome of a change."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -13,9 +14,26 @@ from qc_daemon.records.listings import Window
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 
+_STORES: dict[str, Store] = {}
+
+
+@contextmanager
+def shared_store(settings: Settings) -> Iterator[Store]:
+    """Within it `open_store` gives this one store: for a process that asks again and again, and
+    whose service has checked the tables. Raises QCError as `open_store`."""
+    store = open_store(settings)
+    _STORES[settings.store.url] = store
+    try:
+        yield store
+    finally:
+        del _STORES[settings.store.url]
+        store.close()
+
 
 def open_store(settings: Settings) -> Store:
     """The store. Raises QCError STORAGE, with what to do, if its tables are of another version."""
+    if settings.store.url in _STORES:
+        return _STORES[settings.store.url]
     problem = schema.check(settings.store.url)
     if problem:
         raise QCError(ErrorCode.STORAGE, problem)

@@ -23,6 +23,7 @@ from qc_daemon.backup import Decision, DecisionKind, Restoration, restore, save
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Operator
 from qc_daemon.operations import (
+    accounts,
     bundles,
     commitments,
     destinations,
@@ -67,6 +68,9 @@ from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
+
+
+PASSWORD = "correct horse battery"
 
 
 def clock() -> datetime:
@@ -132,7 +136,9 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
         assert each.command is not None
         words = shlex.split(each.command)
         assert words[0] == "qc-daemon"
-        result = CliRunner().invoke(app, [*words[1:3], "--config", str(config), *words[3:]])
+        verb, argument = words[1 : 1 + len(each.verb.split())], words[1 + len(each.verb.split()) :]
+        line = [*verb, "--config", str(config), *argument]
+        result = CliRunner().invoke(app, line, input=f"{PASSWORD} 3\n")
         assert result.exit_code == 0, (each, result.output, result.exception)
 
 
@@ -166,6 +172,8 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     one, other = persons(storage, "Doe^Jane", "Doe^J")
     reviewed = scored(storage)
     site = proposed_calibration(storage)
+    accounts.add_account(settings, "ng", "Dr Ng", "lead", PASSWORD, clock=clock)
+    accounts.add_token(settings, "ng", "board", ["see-all"], 30, clock)
     folder = backup(storage)
 
     def decide() -> None:
@@ -201,6 +209,10 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         release = TeachingDecision(3, TeachingAction.RELEASED, (7,), "ab" * 32)
         with storage.store.begin() as session:
             teaching_releases.add(session, "p", [release], "Dr Lee", NOW)
+        accounts.add_account(settings, "olee", "Dr O'Lee", "lead", PASSWORD, clock=clock)
+        accounts.set_password(settings, "ng", f"{PASSWORD} 2")
+        accounts.disable_account(settings, "ng", clock)
+        accounts.revoke_token(settings, "ng", "board", clock)
 
     decide()
     restoration = put_back(storage, folder)

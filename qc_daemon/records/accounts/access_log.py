@@ -1,0 +1,72 @@
+"""Who did or saw what: rows that are only added."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from qc_daemon.records.tables import AccessAction, AccessRow, AccountRow, ApiTokenRow
+
+
+@dataclass(frozen=True, slots=True)
+class AccessFilter:
+    """Which rows; None: any. `before` is the id that a page before ended with."""
+
+    account: str | None = None
+    exam_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+
+
+def append(
+    session: Session,
+    action: AccessAction,
+    now: datetime,
+    *,
+    account_id: int | None,
+    address: str,
+    token_id: int | None = None,
+    exam_id: int | None = None,
+    finding_id: int | None = None,
+) -> None:
+    """Add a row."""
+    row = AccessRow(
+        at=now,
+        action=action,
+        account_id=account_id,
+        token_id=token_id,
+        exam_id=exam_id,
+        finding_id=finding_id,
+        address=address,
+    )
+    session.add(row)
+
+
+def listing(session: Session, chosen: AccessFilter, limit: int | None) -> Sequence[Any]:
+    """Rows with the account's and the token's name, the last first."""
+    statement = (
+        select(
+            *AccessRow.__table__.c,
+            AccountRow.name.label("account"),
+            ApiTokenRow.name.label("token"),
+        )
+        .join(AccountRow, AccountRow.id == AccessRow.account_id, isouter=True)
+        .join(ApiTokenRow, ApiTokenRow.id == AccessRow.token_id, isouter=True)
+        .order_by(AccessRow.id.desc())
+        .limit(limit)
+    )
+    if chosen.account is not None:
+        statement = statement.where(AccountRow.name == chosen.account)
+    if chosen.exam_id is not None:
+        statement = statement.where(AccessRow.exam_id == chosen.exam_id)
+    if chosen.since is not None:
+        statement = statement.where(AccessRow.at >= chosen.since)
+    if chosen.until is not None:
+        statement = statement.where(AccessRow.at < chosen.until)
+    if chosen.before is not None:
+        statement = statement.where(AccessRow.id < chosen.before)
+    return session.execute(statement).all()
