@@ -9,6 +9,9 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
   || need="$need postgresql"
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || need="$need faketime"
 command -v pdftotext >/dev/null 2>&1 || need="$need poppler-utils"
+command -v chromium >/dev/null 2>&1 || need="$need chromium"
+# Fetches the scripts of others that pages load.
+command -v npm >/dev/null 2>&1 || need="$need npm"
 # The validator of structured reports, and the compiler that starts our loop over it.
 [ -f /usr/share/java/pixelmed.jar ] && command -v javac >/dev/null 2>&1 \
   || need="$need pixelmed-apps default-jdk-headless"

@@ -11,6 +11,7 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po, write_po
+from jinja2.ext import babel_extract
 
 import qc_daemon
 from detector.anatomy import LABELS
@@ -27,6 +28,7 @@ from qc_daemon.audit.image_drift import STATISTIC_WORDS
 from qc_daemon.language.catalogues import ENGLISH, LANGUAGES, catalogue_path
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
+from qc_daemon.web import page_words
 
 _KEYWORDS = {"gettext": None, "ngettext": (1, 2)}
 _DATE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,6 +48,9 @@ def extract_messages() -> Catalog:
     catalogue = Catalog()
     for path in _CODE:
         for _, message, _, _ in extract_from_file("python", path, _KEYWORDS):
+            catalogue.add(message)
+    for path in sorted((_SERVICE / "web" / "templates").glob("*.html")):
+        for _, message, _, _ in extract_from_file(babel_extract, path, _KEYWORDS):
             catalogue.add(message)
     for message in _tables():
         catalogue.add(message)
@@ -76,6 +81,8 @@ def _tables() -> Iterator[str]:
     yield from (words.NO_VIEW, words.DECIDED, words.CONFIRMED, words.MODELS_SAY)
     yield from (words.NOT_PRINTABLE, words.NO_CLASS, *words.OPINION_ROLES.values())
     yield from STATISTIC_WORDS.values()
+    for page_table in page_words.TABLES:
+        yield from page_table.values()
 
 
 def update_catalogue(language: str) -> bytes:

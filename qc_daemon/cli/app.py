@@ -122,7 +122,7 @@ def serve(
     config: Config = None,
     role: Annotated[
         list[str] | None,
-        typer.Option(help="all, receive, work, deliver or schedule; repeatable."),
+        typer.Option(help="all, receive, work, deliver, schedule or web; repeatable."),
     ] = None,
 ) -> None:
     """Run the service until SIGTERM or SIGINT.

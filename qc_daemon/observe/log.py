@@ -35,6 +35,9 @@ _QUOTING_LIBRARIES = (
     "sqlalchemy",
     "alembic",
     "apscheduler",
+    # They print tracebacks, whose last line may quote what was sent.
+    "uvicorn",
+    "asyncio",
 )
 
 Logger = structlog.typing.FilteringBoundLogger

@@ -94,7 +94,7 @@ def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL
     unread = _describe(store, settings.store.spool)
     with store.read() as session:
         rows, total = listings.exams(session, exam_filter, window)
-    return ExamList(Listing(map(_exam_row, rows), total), unread)
+    return ExamList(Listing(map(exam_row, rows), total), unread)
 
 
 def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,6 +168,13 @@ def describe_exams(
     return lines
 
 
+def exam_progress(settings: Settings, exam_id: int) -> Progress:
+    """How far the exam is. Raises QCError STORAGE if there is none."""
+    with open_store(settings).read() as session:
+        (exam,) = _progress(session, ExamFilter(exam_id=exam_id))
+    return exam
+
+
 def close_exams(settings: Settings, exam_filter: ExamFilter, clock: Clock = utc_now) -> list[str]:
     """Close the exams now, all or none; a line an exam that says so.
 
@@ -233,7 +240,7 @@ def _header(path: Path, transfer_syntax: str) -> dict[str, str]:
     )
 
 
-def _exam_row(row: Any) -> dict[str, Any]:
+def exam_row(row: Any) -> dict[str, Any]:
     return {
         "exam_id": row.id,
         "state": row.state,

@@ -285,3 +285,23 @@ def _unserved(
         pause(_PAUSE_SECONDS)
     backlog = read_backlog(store, clock())
     return backlog if is_waiting(backlog) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """Jobs that were given up, objects in quarantine and jobs that wait after a failure; the latter
+    two by the code of their reason."""
+
+    failed: list[listings.FailedJobs]
+    quarantined: dict[str, int]
+    retried: dict[str, int]
+
+
+def count_problems(settings: Settings) -> Problems:
+    """Count what a person should look at."""
+    with open_store(settings).read() as session:
+        return Problems(
+            listings.count_failed_jobs(session),
+            listings.count_quarantined(session),
+            listings.count_retried(session),
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, literal, not_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, false, func, literal, not_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from detector.errors import ErrorCode
@@ -17,6 +17,7 @@ from qc_daemon.records.queue.jobs import FAILED_STATES
 from qc_daemon.records.received.progress import status_columns
 from qc_daemon.records.received.revisions import select_facts
 from qc_daemon.records.tables import (
+    AcquisitionOperator,
     Commitment,
     CommitmentState,
     Exam,
@@ -281,6 +282,31 @@ def exams(session: Session, exam_filter: ExamFilter, window: Window = ALL) -> tu
     ordered = chosen.order_by(Exam.last_object_at.desc(), Exam.id.desc())
     rows = session.execute(ordered.limit(window.limit)).all()
     return rows, _total(session, chosen, rows, window)
+
+
+def exam_page(
+    session: Session,
+    exam_filter: ExamFilter,
+    limit: int,
+    *,
+    persons: frozenset[str] | None = None,
+    before: int | None = None,
+) -> Rows:
+    """At most so many exams with `status_columns`, the last opened first, below the id `before`.
+
+    With `persons` only exams with an image that one of them made.
+    """
+    chosen = exam_filter.where(select(*Exam.__table__.c, *status_columns()))
+    if persons is not None:
+        has_image = exists().where(
+            Revision.exam_id == Exam.id,
+            AcquisitionOperator.revision_id == Revision.id,
+            AcquisitionOperator.person_id.in_(persons),
+        )
+        chosen = chosen.where(has_image)
+    if before is not None:
+        chosen = chosen.where(Exam.id < before)
+    return session.execute(chosen.order_by(Exam.id.desc()).limit(limit)).all()
 
 
 def _has_name_words(text: str) -> ColumnElement[bool]:

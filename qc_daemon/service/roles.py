@@ -44,7 +44,7 @@ _UNUSABLE_BUNDLE = (ErrorCode.BUNDLE_MISMATCH, ErrorCode.BUNDLE_INCOMPLETE)
 # A reason is cut to what a pipe takes in one write (PIPE_BUF), so that writing it never blocks.
 REASON_BYTES = 4096
 # The kinds of listening socket.
-PLAIN, TLS = "plain", "tls"
+PLAIN, TLS, WEB = "plain", "tls", "web"
 
 DRAIN_SECONDS = 25.0
 _HOLD_EVERY_SECONDS = 5.0
@@ -283,11 +283,25 @@ def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:
     fill_in_background(context.store, spool, lambda: DecodeProcess.of(limits), stop)
 
 
+def web(context: RoleContext, stop: threading.Event) -> None:
+    """Serve pages and REST API."""
+    from qc_daemon.operations.shared import shared_store
+    from qc_daemon.web.app import create_app
+    from qc_daemon.web.server import run
+
+    listener = socket.socket(fileno=context.listeners[WEB])
+    with shared_store(context.settings) as store:
+        app = create_app(context.settings, store)
+        _ready("web")
+        run(app, context.settings.web, listener, stop)
+
+
 ROLES: dict[str, Callable[[RoleContext, threading.Event], None]] = {
     "receive": receive,
     "work": work,
     "deliver": deliver,
     "schedule": schedule,
+    "web": web,
 }
 
 

@@ -40,6 +40,7 @@ from qc_daemon.service.roles import (
     REASON_BYTES,
     ROLES,
     TLS,
+    WEB,
     WRONG_SETTINGS,
     handle_signals,
 )
@@ -71,7 +72,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     """
     log.configure()
     log.quiet_libraries()
-    role_names = _role_names(roles)
+    role_names = _role_names(roles, settings)
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
@@ -89,6 +90,8 @@ def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: 
     if "receive" in roles:
         listeners = _listen(settings, config_path)
         spool.sweep()
+    if "web" in roles:
+        listeners[WEB] = _listen_web(settings, config_path)
     _log_start(settings, store, roles, config_path)
     supervisor = Supervisor(settings, store, spool, listeners)
     try:
@@ -126,11 +129,19 @@ def _log_start(
     )
 
 
-def _role_names(roles: Sequence[str]) -> list[str]:
+def _role_names(roles: Sequence[str], settings: Settings) -> list[str]:
+    """The roles in their order; `all` has pages only where the settings name a port for them.
+
+    Raises UsageError.
+    """
     unknown = [role for role in roles if role != "all" and role not in ROLES]
     if unknown:
         raise UsageError(f"--role {unknown[0]}: give all or one of {', '.join(ROLES)}")
-    return [role for role in ROLES if role in roles or "all" in roles or not roles]
+    if "web" in roles and settings.web.port is None:
+        raise UsageError("--role web: web.port is not set; give the port of the pages")
+    every = set(ROLES) if settings.web.port is not None else set(ROLES) - {"web"}
+    chosen = every if "all" in roles or not roles else set(roles)
+    return [role for role in ROLES if role in chosen]
 
 
 def _prepare(spool: Spool) -> None:
@@ -153,17 +164,36 @@ def _listen(settings: Settings, config_path: Path | None) -> Listeners:
         ports[TLS] = ("receive.tls.port", tls.port)
     listeners: Listeners = {}
     for kind, (setting, port) in ports.items():
-        try:
-            listeners[kind] = listen(receive.host, port)
-        except OSError as error:
-            where = f" in {config_path}" if config_path else ""
-            raise UsageError(
-                f"cannot listen on {receive.host}:{port}:"
-                f" {(error.strerror or 'error').lower()}; change receive.host or {setting}{where}"
-            ) from None
+        listeners[kind] = _open(receive.host, port, f"receive.host or {setting}", config_path)
         host, bound = listeners[kind].getsockname()[:2]
         log.get().info("listening", host=host, port=bound, ae_title=receive.ae_title, kind=kind)
     return listeners
+
+
+def _listen_web(settings: Settings, config_path: Path | None) -> socket.socket:
+    """Listen on the port of the pages. Raises UsageError, also for a certificate that cannot be
+    used."""
+    from qc_daemon.web.server import server_context
+
+    web = settings.web
+    assert web.port is not None
+    server_context(web)
+    listener = _open(web.host, web.port, "web.host or web.port", config_path)
+    host, bound = listener.getsockname()[:2]
+    log.get().info("pages", host=host, port=bound)
+    return listener
+
+
+def _open(host: str, port: int, settings: str, config_path: Path | None) -> socket.socket:
+    """A listening socket. Raises UsageError, which names the settings to change."""
+    try:
+        return listen(host, port)
+    except OSError as error:
+        where = f" in {config_path}" if config_path else ""
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {(error.strerror or 'error').lower()};"
+            f" change {settings}{where}"
+        ) from None
 
 
 @dataclass
@@ -353,8 +383,8 @@ class Supervisor:
             os.set_blocking(child.reason_pipe, False)
             orders = self._orders(child) | {"reason": theirs}
             inherited = [self.shared_counters.fd, theirs]
+            inherited += [each.fileno() for each in self._listeners_of(child).values()]
             if child.role == "receive":
-                inherited += [each.fileno() for each in self.listeners.values()]
                 inherited.append(self.slots.descriptor)
             child.process = subprocess.Popen(
                 # -P: what lies in the working directory is no part of the service.
@@ -380,7 +410,7 @@ class Supervisor:
 
     def _orders(self, child: Child) -> dict[str, object]:
         receives = child.role == "receive"
-        listeners = self.listeners if receives else {}
+        listeners = self._listeners_of(child)
         return {
             "parent": os.getpid(),
             "settings": self.settings.model_dump(mode="json"),
@@ -389,6 +419,14 @@ class Supervisor:
             "listeners": {kind: each.fileno() for kind, each in listeners.items()},
             "slots": self.slots.descriptor if receives else None,
         }
+
+    def _listeners_of(self, child: Child) -> Listeners:
+        """The sockets that the role accepts connections on."""
+        if child.role == "web":
+            return {WEB: self.listeners[WEB]}
+        if child.role != "receive":
+            return {}
+        return {kind: each for kind, each in self.listeners.items() if kind != WEB}
 
     def _handle_exit(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started

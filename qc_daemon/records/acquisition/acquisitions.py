@@ -199,13 +199,17 @@ class AcquisitionReader:
     """Makes the key `acquisition` of findings: persons and devices as they are merged now, and what
     the machine's reports of the exam measured."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, exam_ids: Collection[int] | None = None) -> None:
+        """For rows of all exams, or of these."""
         self._session = session
         self._persons = identities.roots(session, IdentityKind.PERSON)
         self._devices = identities.roots(session, IdentityKind.DEVICE)
         self._manufacturers = identities.manufacturers(session)
         self._with_code = identities.persons_with_code(session)
-        self._measured = set(session.scalars(select(Measurement.exam_id).distinct()))
+        measured = select(Measurement.exam_id).distinct()
+        if exam_ids is not None:
+            measured = measured.where(Measurement.exam_id.in_(exam_ids))
+        self._measured = set(session.scalars(measured))
         self._ages: dict[int, FetalAge] = {}
 
     def of_row(self, row: Any) -> dict[str, Any]:

@@ -116,12 +116,12 @@ def query(
         .where(Revision.id.in_(revision_ids))
         .order_by(Finding.frame, Finding.region, Finding.id)
     ).all()
-    shared = _shared_studies(session, {row.study_instance_uid for row in rows})
+    shared = shared_studies(session, {row.study_instance_uid for row in rows})
     answers = [
         (
             row.received_at,
             row.id,
-            _with_flag(row.body, row.study_instance_uid in shared) | _quarantine_key(_reason(row)),
+            with_flag(row.body, row.study_instance_uid in shared) | _quarantine_key(reason_of(row)),
         )
         for row in rows
     ]
@@ -138,7 +138,7 @@ def query(
     return [body for _, _, body in answers]
 
 
-def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
+def shared_studies(session: Session, studies: set[str] | None) -> set[str]:
     """Those of the studies (None: of all) that several patients share."""
     if studies is not None and not studies - {""}:
         return set()
@@ -149,13 +149,13 @@ def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
         .group_by(Exam.study_instance_uid)
         .having(func.count() > 1)
     )
-    if studies is not None and len(studies) == 1:
+    if studies is not None and len(studies) <= _BATCH:
         several = several.where(Exam.study_instance_uid.in_(studies))
     shared = set(session.scalars(several))
     return shared if studies is None else studies & shared
 
 
-def _with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
+def with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
     return body | {"flags": [*body["flags"], Flag.OTHER_PATIENT_IN_STUDY]} if is_shared else body
 
 
@@ -174,7 +174,7 @@ class Reason:
     message: str
 
 
-def _reason(row: Any) -> Reason | None:
+def reason_of(row: Any) -> Reason | None:
     """The reason of a row with `_REASON_COLUMNS`; None if its revision is not in quarantine."""
     if row.revision_state != RevisionState.QUARANTINED:
         return None
@@ -237,7 +237,7 @@ def iter_findings(
             _quarantined_rows(session, exam_filter, window, all_revisions, acquisition_filter),
             key=lambda row: (row.received_at, row.revision_id),
         )
-    shared = _shared_studies(session, None)
+    shared = shared_studies(session, None)
     acquisitions = AcquisitionReader(session)
     for _, group in groupby(rows, key=lambda row: row.revision_id):
         stored = list(group)
@@ -251,7 +251,7 @@ def iter_findings(
             yield StoredFinding(
                 body=_error_object(facts, row)
                 if row.body is None
-                else _with_flag(row.body, facts.study_instance_uid in shared),
+                else with_flag(row.body, facts.study_instance_uid in shared),
                 exam_id=facts.exam_id,
                 patient_id=row.patient_id,
                 accession_number=row.accession_number,
@@ -260,7 +260,7 @@ def iter_findings(
                 frames=len(numbers),
                 is_best=row.body is None or index in best,
                 acquisition=acquisitions.of_row(row),
-                quarantine=None if row.body is None else _reason(row),
+                quarantine=None if row.body is None else reason_of(row),
                 finding_id=row.finding_id,
                 is_imported=row.imported_at is not None,
             )
@@ -298,6 +298,23 @@ def _scored_rows(
     acquisition_filter: AcquisitionFilter,
     revision_ids: Collection[int] | None,
 ) -> Iterator[Any]:
+    statement = scored_statement(exam_filter, window, acquisition_filter, all_revisions)
+    if revision_ids is not None:
+        statement = statement.where(Finding.revision_id.in_(revision_ids))
+    ordered = statement.order_by(
+        Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id
+    )
+    yield from session.execute(ordered.execution_options(yield_per=_BATCH))
+
+
+def scored_statement(
+    exam_filter: ExamFilter,
+    window: Window,
+    acquisition_filter: AcquisitionFilter,
+    all_revisions: bool = False,
+) -> Select[Any]:
+    """Selects what is scored of these exams, each finding once, with the newest header that has its
+    pixels; without `all_revisions` only what stands for an instance now. Not ordered."""
     newer = aliased(Revision)
     finding_revision = _finding_revision()
     later = and_(newer.instance_id == Revision.instance_id, newer.number > Revision.number)
@@ -330,13 +347,8 @@ def _scored_rows(
         )
         .join(Finding, Finding.revision_id == finding_revision)
         .where(~is_repeated)
-        .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
     )
-    if not all_revisions:
-        statement = statement.where(~is_superseded)
-    if revision_ids is not None:
-        statement = statement.where(Finding.revision_id.in_(revision_ids))
-    yield from session.execute(statement.execution_options(yield_per=_BATCH))
+    return statement if all_revisions else statement.where(~is_superseded)
 
 
 def _quarantined_rows(

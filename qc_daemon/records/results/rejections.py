@@ -3,7 +3,7 @@
 A rejection stands until it is retracted; then the image may be rejected again. Nothing is removed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -109,15 +109,17 @@ def of_exam(session: Session, exam_id: int) -> frozenset[str]:
     )
 
 
-def standing(session: Session) -> frozenset[str]:
-    """The SOP Instance UIDs of all images that stand rejected by a person."""
-    return frozenset(
-        session.scalars(
-            select(Instance.sop_instance_uid)
-            .join(Rejection, Rejection.instance_id == Instance.id)
-            .where(Rejection.retracted_at.is_(None))
-        )
+def standing(session: Session, uids: Collection[str] | None = None) -> frozenset[str]:
+    """The SOP Instance UIDs of all images that stand rejected by a person, or of those of `uids`
+    that do."""
+    chosen = (
+        select(Instance.sop_instance_uid)
+        .join(Rejection, Rejection.instance_id == Instance.id)
+        .where(Rejection.retracted_at.is_(None))
     )
+    if uids is not None:
+        chosen = chosen.where(Instance.sop_instance_uid.in_(uids))
+    return frozenset(session.scalars(chosen))
 
 
 def count_notes(session: Session, exam_id: int) -> int:

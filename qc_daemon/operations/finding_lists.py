@@ -1,0 +1,297 @@
+"""Findings and exams as pages and API show them: a page at a time, and only what one may see.
+
+What an account may not see is not there: the question to the database leaves it out, so that a
+number that was guessed is answered like one that there is not.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from detector.anatomy import View
+from detector.console import UsageError
+from model.finding import QUALITY_LABELS
+from qc_daemon.operations.exams import exam_row
+from qc_daemon.operations.principals import Principal, scope_of
+from qc_daemon.operations.results import provenance
+from qc_daemon.operations.review_lists import add_states, review_of
+from qc_daemon.operations.reviews import prepare
+from qc_daemon.operations.shared import open_store, parse_window
+from qc_daemon.records import listings
+from qc_daemon.records.listings import ALL, ExamFilter, Window
+from qc_daemon.records.results import finding_pages, rejections
+from qc_daemon.records.results.finding_pages import ANY_FINDING, Cursor, FindingChoice
+from qc_daemon.records.results.findings import StoredFinding
+from qc_daemon.review.events import Draw
+from qc_daemon.review.state import ReviewState, ReviewStatus
+from qc_daemon.settings import Settings
+from qc_daemon.verbs import Verb
+
+MAX_PAGE = 200
+HIDDEN_KEYS = (
+    *("view", "quality", "gates", "detections", "description", "criteria", "reasons", "flags"),
+    "site",
+)
+"""Keys of a finding that give its answer away: null while it waits for a blinded reading."""
+# A page that few findings match reads so many times its size before it offers to go on.
+_READS = 10
+_MAX_ID = 2**63 - 1
+_ANY_EXAM = ExamFilter()
+
+
+class NotVisibleError(Exception):
+    """There is no such thing, or this account may not see it: which of the two is not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of findings; empty or None: any. `states` are those of reviews."""
+
+    exam_filter: ExamFilter = _ANY_EXAM
+    window: Window = ALL
+    choice: FindingChoice = ANY_FINDING
+    states: Sequence[ReviewStatus] = ()
+    all_frames: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finding that one may see, and where its review stands. `draw`: why a person is asked."""
+
+    stored: StoredFinding
+    state: ReviewState | None
+    draw: Draw | None
+    is_rejected: bool
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether somebody is still to read it blinded, so that nobody is shown its answer."""
+        return self.state is not None and self.state.is_blinded
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Findings of a page; `cursor` is where the next one begins, None at the end."""
+
+    entries: list[Entry]
+    cursor: str | None
+
+
+def parse_question(
+    *,
+    exam: int | None = None,
+    study: str | None = None,
+    views: Sequence[str] = (),
+    verdicts: Sequence[str] = (),
+    states: Sequence[str] = (),
+    since: str | None = None,
+    until: str | None = None,
+    all_frames: bool = False,
+) -> Question:
+    """The question that a URL asks. Raises UsageError."""
+    codes = [_require(view.upper(), [each.value for each in View], "view") for view in views]
+    labels = [_require(verdict, QUALITY_LABELS, "verdict") for verdict in verdicts]
+    chosen = [ReviewStatus(_require(state, list(ReviewStatus), "state")) for state in states]
+    return Question(
+        ExamFilter(exam_id=exam, study=study),
+        parse_window(since or None, until or None),
+        FindingChoice(codes, labels),
+        chosen,
+        all_frames,
+    )
+
+
+def _require(value: str, choices: Sequence[str], name: str) -> str:
+    if value not in choices:
+        raise UsageError(f"{name}: give one of {', '.join(choices)}")
+    return value
+
+
+def list_entries(
+    settings: Settings,
+    principal: Principal,
+    question: Question,
+    limit: int,
+    cursor: str | None = None,
+) -> EntryPage:
+    """A page of findings that the account may see, the last received first. A page may have fewer
+    than `limit` and still not be the last. Raises UsageError for a cursor that is none."""
+    store = open_store(settings)
+    prepare(store)
+    after = None if cursor is None else parse_cursor(cursor)
+    entries: list[Entry] = []
+    with store.read() as session:
+        for _ in range(_READS):
+            rows = _read(session, principal, question, limit + 1, after)
+            has_more = len(rows) > limit
+            for entry in _entries(session, settings, rows[:limit]):
+                if len(entries) == limit:
+                    break
+                after = Cursor(entry.stored.revision.received_at, entry.stored.finding_id or 0)
+                if _is_asked_for(entry, question):
+                    entries.append(entry)
+            else:
+                if not has_more:
+                    return EntryPage(entries, None)
+                if len(entries) < limit:
+                    continue
+            break
+    return EntryPage(entries, None if after is None else format_cursor(after))
+
+
+def _read(
+    session: Session,
+    principal: Principal,
+    question: Question,
+    limit: int,
+    after: Cursor | None = None,
+) -> list[StoredFinding]:
+    return finding_pages.read(
+        session,
+        limit,
+        after=after,
+        exam_filter=question.exam_filter,
+        window=question.window,
+        acquisition_filter=scope_of(session, principal),
+        choice=question.choice,
+    )
+
+
+def _entries(
+    session: Session, settings: Settings, rows: Sequence[StoredFinding]
+) -> Iterator[Entry]:
+    uids = {row.revision.sop_instance_uid for row in rows}
+    rejected = rejections.standing(session, uids)
+    for stored, state, draw in add_states(session, settings, iter(rows)):
+        yield Entry(stored, state, draw, stored.revision.sop_instance_uid in rejected)
+
+
+def _is_asked_for(entry: Entry, question: Question) -> bool:
+    has_events = entry.state is not None and bool(entry.state.version)
+    if not (question.all_frames or entry.stored.is_best or has_events):
+        return False
+    if not question.states:
+        return True
+    return entry.state is not None and entry.state.status in question.states
+
+
+def read_entry(settings: Settings, principal: Principal, finding_id: int) -> Entry:
+    """The finding. Raises NotVisibleError."""
+    if not 1 <= finding_id <= _MAX_ID:
+        raise NotVisibleError
+    store = open_store(settings)
+    prepare(store)
+    question = Question(choice=FindingChoice(ids=[finding_id]))
+    with store.read() as session:
+        rows = _read(session, principal, question, 1)
+        for entry in _entries(session, settings, rows):
+            return entry
+    raise NotVisibleError
+
+
+_MAX_OF_EXAM = 2000
+
+
+def exam_entries(settings: Settings, principal: Principal, exam_id: int) -> list[Entry]:
+    """What is shown of an exam, in order of arrival; of a cine its best frames and those that a
+    person spoke of."""
+    store = open_store(settings)
+    prepare(store)
+    question = Question(ExamFilter(exam_id=exam_id))
+    with store.read() as session:
+        rows = _read(session, principal, question, _MAX_OF_EXAM)
+        entries = [e for e in _entries(session, settings, rows) if _is_asked_for(e, question)]
+    return entries[::-1]
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """The finding as `results --format json` has it (DESIGN section 5), with `answers_hidden`; of
+    one that waits for a blinded reading without its answer."""
+    stored = entry.stored
+    row = stored.body | provenance(stored) | {"rejected": entry.is_rejected}
+    if entry.state is not None:
+        row["review"] = review_of(entry.state)
+    row["answers_hidden"] = entry.is_hidden
+    if entry.is_hidden:
+        row |= dict.fromkeys(HIDDEN_KEYS)
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class ExamPage:
+    """Exams of a page, as rows of `exam list`; without patients for who may not see them."""
+
+    rows: list[dict[str, Any]]
+    cursor: str | None
+
+
+PATIENT_KEYS = ("patient_id", "patient_name", "accession_number")
+"""Keys of an exam that name the patient."""
+
+
+def list_visible_exams(
+    settings: Settings,
+    principal: Principal,
+    exam_filter: ExamFilter,
+    limit: int,
+    cursor: str | None = None,
+) -> ExamPage:
+    """A page of exams that the account may see, the last opened first.
+
+    Raises UsageError for a cursor that is none. Who may not see patients cannot search by them.
+    """
+    if not principal.may(Verb.SEE_PATIENTS):
+        exam_filter = replace(exam_filter, patient=None, accession=None, text=None)
+    before = None if cursor is None else parse_cursor(cursor)
+    with open_store(settings).read() as session:
+        rows = listings.exam_page(
+            session,
+            exam_filter,
+            limit + 1,
+            persons=scope_of(session, principal).persons,
+            before=None if before is None else before.id,
+        )
+    page = [_without_patient(exam_row(row), principal) for row in rows[:limit]]
+    is_last = len(rows) <= limit
+    last = None if is_last else Cursor(rows[limit - 1].opened_at, rows[limit - 1].id)
+    return ExamPage(page, None if last is None else format_cursor(last))
+
+
+def read_exam(settings: Settings, principal: Principal, exam_id: int) -> dict[str, Any]:
+    """The exam as a row of `exam list`. Raises NotVisibleError."""
+    if 1 <= exam_id <= _MAX_ID:
+        chosen = ExamFilter(exam_id=exam_id)
+        page = list_visible_exams(settings, principal, chosen, 1)
+        if page.rows:
+            return page.rows[0]
+    raise NotVisibleError
+
+
+def _without_patient(row: dict[str, Any], principal: Principal) -> dict[str, Any]:
+    if principal.may(Verb.SEE_PATIENTS):
+        return row
+    return row | dict.fromkeys(PATIENT_KEYS)
+
+
+def format_cursor(cursor: Cursor) -> str:
+    """The cursor as a word of a URL."""
+    text = f"{cursor.at.astimezone(UTC).isoformat()} {cursor.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def parse_cursor(word: str) -> Cursor:
+    """The inverse of `format_cursor`. Raises UsageError."""
+    try:
+        text = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)).decode("ascii")
+        moment, _, number = text.partition(" ")
+        at = datetime.fromisoformat(moment)
+        if at.tzinfo is None or not number.isdecimal() or int(number) > _MAX_ID:
+            raise ValueError(word)
+        return Cursor(at, int(number))
+    except (ValueError, binascii.Error, OverflowError):
+        raise UsageError("cursor: give one that a page before gave") from None

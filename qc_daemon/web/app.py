@@ -1,0 +1,66 @@
+"""The application: its routes, what holds of every answer, and who may use what."""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp
+
+from qc_daemon.operations.finding_pictures import FindingPictures
+from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.store import Store
+from qc_daemon.settings import Settings
+from qc_daemon.web import static_files
+from qc_daemon.web.access import require_access
+from qc_daemon.web.api import exams as exams_api
+from qc_daemon.web.api import findings as findings_api
+from qc_daemon.web.context import WebContext
+from qc_daemon.web.errors import add_handlers
+from qc_daemon.web.login_limits import LoginLimits
+from qc_daemon.web.middleware import SameSite, SecurityHeaders
+from qc_daemon.web.pages import access_log, account, exam, login, operations, worklist
+
+_PAGES = (login, worklist, exam, account, access_log, operations, static_files)
+
+
+def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> FastAPI:
+    """The pages and the REST API of these settings, on this store, which operations have too
+    (`shared_store`). Raises RuntimeError for a route that does not say who may use it."""
+    app = FastAPI(
+        title="qc-daemon",
+        version=version("qc-daemon"),
+        # Without `/docs`: its scripts come from another host.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(SameSite),
+            Middleware(
+                RequestBodyLimitMiddleware, max_body_size=1024 * settings.web.request_kilobytes
+            ),
+        ],
+    )
+    app.state.context = WebContext(
+        settings, store, clock, LoginLimits(settings.web), FindingPictures(settings, store)
+    )
+    # Put in as they are: an included router would hide its routes from the check below.
+    for module in (*_PAGES, findings_api, exams_api):
+        app.router.routes += module.router.routes
+    add_handlers(app)
+    require_access(routes_of(app))
+    return app
+
+
+def routes_of(app: ASGIApp) -> Iterator[tuple[str, Any]]:
+    """Path and dependencies of every route, as "GET /exams". Raises RuntimeError for a route of
+    which they cannot be told, such as a mounted application."""
+    assert isinstance(app, FastAPI)
+    for route in app.routes:
+        if not isinstance(route, APIRoute):
+            raise RuntimeError(f"route {route} is no route of ours")
+        yield f"{' '.join(sorted(route.methods))} {route.path}", route.dependant

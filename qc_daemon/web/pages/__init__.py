@@ -1,0 +1,1 @@
+"""Pages for people: a module for each, with its template."""
