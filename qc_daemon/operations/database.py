@@ -277,6 +277,10 @@ _DECIDED = {
     DecisionKind.SITE_ACTIVATED: ("site calibration activated", "site calibrations activated"),
     DecisionKind.SITE_RETIRED: ("site calibration retired", "site calibrations retired"),
     DecisionKind.SITE_WAIVED: ("site calibration waived", "site calibrations waived"),
+    DecisionKind.ACCOUNT_ADDED: ("account added", "accounts added"),
+    DecisionKind.ACCOUNT_CHANGED: ("change of an account", "changes of accounts"),
+    DecisionKind.PASSWORD_SET: ("password set", "passwords set"),
+    DecisionKind.TOKEN_REVOKED: ("token revoked", "tokens revoked"),
 }
 # What is to be repeated in turn is one list.
 _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
@@ -287,6 +291,7 @@ _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
         DecisionKind.IDENTITY_RENAMED,
     ),
     (DecisionKind.SITE_ACTIVATED, DecisionKind.SITE_RETIRED, DecisionKind.SITE_WAIVED),
+    (DecisionKind.ACCOUNT_ADDED, DecisionKind.PASSWORD_SET, DecisionKind.ACCOUNT_CHANGED),
 )
 _GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
     *_IN_TURN,
@@ -306,7 +311,7 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
         yield f"what {more}people decided {since} cannot be told: {comparison.problem};"
         yield (
             "  ask them about peers, rejections, bundles, exams closed by command, quarantine,"
-            " the queue, persons and devices, reviews, sites, images for teaching"
+            " the queue, persons and devices, reviews, sites, images for teaching, accounts"
         )
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"

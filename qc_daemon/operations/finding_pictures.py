@@ -142,6 +142,6 @@ class FindingPictures:
                 apply_review(finding, reported),
                 language,
                 decision,
-                self._settings.schedule.zone,
+                self._settings.schedule.local_zone,
             )
         )

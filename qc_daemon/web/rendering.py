@@ -38,7 +38,7 @@ def render(
     """The page; `values` are the template's own, beside those of every page."""
     context = context_of(request)
     wording = Wording(language_of(request, principal))
-    zone = context.settings.schedule.zone
+    zone = context.settings.schedule.local_zone
 
     def moment(value: datetime | str | None) -> str:
         """A moment to the minute, in the zone that the foot of the page names."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from qc_daemon.dicom.acquisition import Acquisition, Operator
@@ -15,6 +16,8 @@ from qc_daemon.operations import accounts
 from qc_daemon.operations.shared import shared_store
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.acquisition.identities import identify_persons
+from qc_daemon.records.received.receipts import exam_description
+from qc_daemon.records.tables import Exam
 from qc_daemon.settings import ReviewSettings
 from qc_daemon.verbs import DEFAULT_ROLES, Verb
 from qc_daemon.web.app import create_app
@@ -91,9 +94,12 @@ def web_site(folder: Path) -> Iterator[WebSite]:
     for number, (uid, quality) in enumerate(
         zip(UIDS, ("standard", "non-standard", "review"), strict=True)
     ):
-        values = patients[number // 2] | {"SOPInstanceUID": uid, "AccessionNumber": MARKUP[:16]}
+        values = patients[number // 2] | {"SOPInstanceUID": uid}
         exam.receive_image(ultrasound_header(**values), quality=quality)
     with exam.store.begin() as session:
+        for exam_id, patient in enumerate(patients, 1):
+            description = exam_description(patient["PatientName"], MARKUP, "20260304")
+            session.execute(update(Exam).where(Exam.id == exam_id).values(**description))
         persons = {
             name: identify_persons(session, [Operator(name)], exam.now)[0] for name in (JANE, ADA)
         }

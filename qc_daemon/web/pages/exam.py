@@ -107,7 +107,9 @@ def _chosen(request: Request, principal: Principal, entry: Entry) -> dict[str, A
     view = None if entry.is_hidden else View(entry.stored.body["view"]["code"])
     return {
         "chosen": entry,
-        "text": None if entry.is_hidden else finding_text(entry, language, settings.schedule.zone),
+        "text": None
+        if entry.is_hidden
+        else finding_text(entry, language, settings.schedule.local_zone),
         "history": history,
         "verbs": verbs,
         "views": list(View),
