@@ -14,7 +14,14 @@ from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
-from training.commands import captions, dual_branch, fetalclip, nextgen_uia
+from training.commands import (
+    adapter_few_shot,
+    captions,
+    dual_branch,
+    dual_branch_evaluation,
+    fetalclip,
+    nextgen_uia,
+)
 from training.commands.embed import embed, search
 from training.commands.explain import explain
 from training.commands.gestational_age import gestational_age
@@ -46,6 +53,7 @@ app.add_typer(nextgen_uia.app, name="nextgen-uia")
 train.command("adapter")(nextgen_uia.train)
 train.command("captions")(captions.train)
 nextgen_uia.app.command("retrieval")(captions.retrieval)
+nextgen_uia.app.command("few-shot")(adapter_few_shot.few_shot)
 app.command("zero-shot")(zero_shot)
 app.command()(embed)
 app.command()(search)
@@ -55,6 +63,8 @@ app.command()(classify)
 app.command("few-shot")(few_shot)
 app.command("gestational-age")(gestational_age)
 train.command("dual-branch")(dual_branch.train)
+dual_branch.app.command("evaluate")(dual_branch_evaluation.evaluate)
+dual_branch.app.command("abstention")(dual_branch_evaluation.abstention)
 app.add_typer(dual_branch.app, name="dual-branch")
 
 MOST_SEED = 2**32 - 1

@@ -70,6 +70,69 @@ def load_dual_branch(folder: Path, device: str | torch.device = "cpu") -> DualBr
     return network.to(device).eval()
 
 
+def load_backbones(network: DualBranch, files: Mapping[str, Path]) -> None:
+    """Give the branches the weights of these .safetensors files in timm's names, as its ImageNet
+    ones, by the backbones' names; the classes of the files are left out.
+
+    Raises QCError: BUNDLE_INCOMPLETE on a file that cannot be opened, BUNDLE_MISMATCH on a name
+    that is no branch's, and on tensors too many, too few, or of another shape.
+    """
+    branches = {
+        branch.backbone: module
+        for branch, module in zip(network.config.branches, network.branches, strict=True)
+    }
+    for name, path in files.items():
+        if name not in branches:
+            raise QCError(
+                ErrorCode.BUNDLE_MISMATCH,
+                f"{network.config.architecture} has no backbone {name}, but"
+                f" {' and '.join(branches)}",
+            )
+        try:
+            state = load_file(path)
+        except OSError as error:
+            raise QCError(
+                ErrorCode.BUNDLE_INCOMPLETE, f"{path.name}: {error.strerror or 'cannot be read'}"
+            ) from None
+        except SafetensorError:
+            raise _mismatch(path, "it is no sound .safetensors file") from None
+        _load_backbone(branches[name], name, state, path)
+
+
+def _load_backbone(
+    backbone: torch.nn.Module, name: str, state: Mapping[str, Tensor], path: Path
+) -> None:
+    classifier: Any = backbone.pretrained_cfg
+    head = f"{classifier['classifier']}."
+    own = backbone.state_dict()
+    weights = {key: tensor for key, tensor in state.items() if not key.startswith(head)}
+    lacking = sorted(_comparable(own).keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
+    shapes = [key for key in weights if key in own and weights[key].shape != own[key].shape]
+    if lacking or extra or shapes:
+        what = "lacks" if lacking else "also has" if extra else "has another shape of"
+        raise _mismatch(path, f"it is no {name}: it {what} {(lacking or extra or shapes)[0]}")
+    bad = next((key for key, tensor in weights.items() if not bool(tensor.isfinite().all())), None)
+    if bad:
+        raise _mismatch(path, f"{bad} has values that are infinite or no numbers")
+    # Some files lack the counters of batches.
+    backbone.load_state_dict(own | weights)
+
+
+def read_config(folder: Path) -> DualBranchConfig:
+    """What the classifier in the folder is, without its weights. Raises QCError."""
+    try:
+        return DualBranchConfig.from_json(json.loads((folder / CONFIG).read_text("utf-8")))
+    except OSError:
+        raise QCError(
+            ErrorCode.BUNDLE_INCOMPLETE,
+            f"{folder.name} is no folder of a dual-branch classifier: {CONFIG} is missing",
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise QCError(ErrorCode.BUNDLE_MISMATCH, f"dual-branch: {line}") from None
+
+
 def read_recipe(folder: Path) -> dict[str, Any]:
     """The recipe that the weights in the folder were trained by; empty where none is recorded."""
     facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

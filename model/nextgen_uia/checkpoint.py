@@ -30,15 +30,17 @@ from model.nextgen_uia.adapters import (
     adapter_state,
     add_adapters,
     load_adapter_state,
+    vision_of,
 )
 from model.nextgen_uia.network import (
-    LAYERS,
     AdaptedNetwork,
     ClipTower,
     HeadConfig,
     SonoNetTower,
     Tower,
+    default_layers,
 )
+from model.spatialclip.checkpoint import load_spatialclip
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 TOWER_CONFIG, TOWER_WEIGHTS = "config.json", "model.safetensors"
@@ -89,12 +91,16 @@ def load_clip(folder: Path) -> Any:
     return clip.eval()
 
 
-def load_tower(path: Path, layers: tuple[int, ...] = LAYERS, side: int = 224) -> Tower:
-    """The image tower of a CLIP folder, or SonoNet-16 of its .safetensors file, for pictures of
-    that side. Raises QCError."""
+def load_tower(path: Path, layers: tuple[int, ...] | None = None, side: int = 224) -> Tower:
+    """The image tower of a CLIP folder or of a SpatialCLIP's, whose head reads the `layers`
+    (default: by its depth), or SonoNet-16 of its .safetensors file, for pictures of that side.
+
+    Raises QCError.
+    """
     try:
         if path.is_dir():
-            return ClipTower(load_clip(path), layers)
+            vision = _load_vision(path)
+            return ClipTower(vision, layers or default_layers(len(vision.encoder.layers)))
         tower = SonoNetTower(side)
         tower.network.load_state_dict(SonoNetTower.published_weights(load_file(path)))
     except OSError as error:
@@ -102,6 +108,13 @@ def load_tower(path: Path, layers: tuple[int, ...] = LAYERS, side: int = 224) ->
     except (ValueError, SafetensorError) as error:
         raise _mismatch(f"{path.name} is no tower for these layers", error) from None
     return tower.eval()
+
+
+def _load_vision(folder: Path) -> Any:
+    """The image tower in a folder of transformers', or in a SpatialCLIP's."""
+    if (folder / WEIGHTS).is_file() and not (folder / TOWER_WEIGHTS).is_file():
+        return vision_of(load_spatialclip(folder).trimodal_clip.clip_model)
+    return vision_of(load_clip(folder))
 
 
 def tower_sha256(tower: nn.Module) -> str:

@@ -1,7 +1,8 @@
 """An image tower with a head that classifies or segments by three of its layers.
 
-As NextGen-UIA has it for CLIP (layers 3, 6 and 9). SonoNet-16 is a tower too: it has no attention
-to adapt, but learnt from fetal ultrasound.
+As NextGen-UIA has it for CLIP (layers 3, 6 and 9). SpatialCLIP's image tower is one of CLIP's, with
+an image network before it or without. SonoNet-16 is a tower too: it has no attention to adapt, but
+learnt from fetal ultrasound.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from torch.nn.functional import interpolate
 
 from model.fetalclip.decoder import MaskDecoder
 from model.nextgen_uia.adapters import grid_side, vision_of
-from model.spatialclip.backbone import fold_batch_norm
+from model.spatialclip.backbone import HybridEmbed, fold_batch_norm
 from model.spatialclip.preprocess import FILL, MEAN, STD
 from model.spatialclip.sononet import SonoNet, normalise_picture
 
 LAYERS = (3, 6, 9)
+"""Of twelve blocks, as published."""
 
 
 class Task(StrEnum):
@@ -74,10 +76,19 @@ class HeadConfig:
         return cls(Task(data["task"]), tuple(map(str, data["classes"])), int(data["width"]), kind)
 
 
-class ClipTower(nn.Module):
-    """The image tower of any transformers CLIP, which may have adapters."""
+def default_layers(blocks: int) -> tuple[int, ...]:
+    """The published layers, or those at the same depths of a tower with fewer blocks."""
+    if blocks > max(LAYERS):
+        return LAYERS
+    return tuple(sorted({layer * blocks // 12 for layer in LAYERS}))
 
-    kind = "clip"
+
+class ClipTower(nn.Module):
+    """The image tower of any transformers CLIP, which may have adapters.
+
+    SpatialCLIP's may have image networks (its stem) in place of CLIP's patches: they stay frozen,
+    as the blocks do.
+    """
 
     def __init__(self, vision: nn.Module, layers: tuple[int, ...] = LAYERS) -> None:
         super().__init__()
@@ -89,6 +100,12 @@ class ClipTower(nn.Module):
             )
         self.channels = (self.vision.config.hidden_size,) * len(layers)
         self.side = int(self.vision.config.image_size)
+        self.kind = "clip" if self.stem is None else "spatialclip"
+
+    @property
+    def stem(self) -> HybridEmbed | None:
+        patches = self.vision.embeddings.patch_embedding
+        return patches if isinstance(patches, HybridEmbed) else None
 
     @property
     def vision_model(self) -> Any:
@@ -119,8 +136,11 @@ class ClipTower(nn.Module):
     def tokens(self, pixel_values: Tensor) -> dict[int, Tensor]:
         """(B, 3, S, S) -> (B, 1 + grid^2, width) after each of the layers; blocks beyond the last
         of them are not run."""
-        vision = self.vision
-        hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))
+        vision, stem = self.vision, self.stem
+        features = pixel_values if stem is None else stem.forward_features(pixel_values)
+        # CLIP checks the size of pictures; for as many patches its positions stay as they are.
+        hidden = vision.embeddings(features, interpolate_pos_encoding=stem is not None)
+        hidden = vision.pre_layrnorm(hidden)
         tokens: dict[int, Tensor] = {}
         for number, block in enumerate(vision.encoder.layers[: max(self.layers) + 1]):
             hidden = block(hidden, None)

@@ -15,6 +15,7 @@ from detector.errors import QCError
 from detector.plain_text import visible
 
 Record = dict[str, Any]
+_PICTURES = (".svg", ".png", ".pdf")
 
 
 class Format(StrEnum):
@@ -35,6 +36,26 @@ def check_target(out: Path | None, *, force: bool) -> None:
     """Raises UsageError on a file that is there and not to be replaced."""
     if out is not None and out.exists() and not force:
         raise UsageError(f"{out} exists: name another file, or give --force")
+
+
+def check_targets(*paths: Path | None, force: bool, pictures: Sequence[Path | None] = ()) -> None:
+    """As `check_target` of several files, whose folders are made; `pictures` have to end as
+    matplotlib writes them."""
+    for path in (*paths, *pictures):
+        check_target(path, force=force)
+    for path in pictures:
+        if path is not None and path.suffix not in _PICTURES:
+            raise UsageError(f"{path.name}: give a file that ends in {', '.join(_PICTURES)}")
+    for path in (*paths, *pictures):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(figures: Any, out: Path | None) -> None:
+    """Write figures to the file, if there is one."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def answer_each(paths: Sequence[Path], answer: Callable[[Path], Record]) -> list[Record]:

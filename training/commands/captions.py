@@ -8,8 +8,23 @@ import typer
 
 from detector.console import UsageError
 from training.adapter_recipes import CaptionRecipe
-from training.commands.nextgen_uia import AdapterName, Device, Force, Resume, Seed
-from training.commands.options import typed_command
+from training.commands.answers import check_target, write_json
+from training.commands.lesion_sources import AdapterName
+from training.commands.options import (
+    BatchOfPictures,
+    Device,
+    Epochs,
+    FiguresOut,
+    Force,
+    ForceFiles,
+    LearningRate,
+    Out,
+    Patience,
+    Resume,
+    Seed,
+    finite,
+    typed_command,
+)
 
 _RECIPE = CaptionRecipe()
 
@@ -36,14 +51,17 @@ GroupColumn = Annotated[
     typer.Option(help="Its column of patients or cases; default: each picture is its own."),
 ]
 Validation = Annotated[
-    float, typer.Option(min=0.01, max=0.9, help="Share of patients or cases that validates.")
+    float,
+    typer.Option(
+        min=0.01, max=0.9, callback=finite, help="Share of patients or cases that validates."
+    ),
 ]
 
 
 def train(
     model: Model,
     captions: Captions,
-    out: Annotated[Path, typer.Option(help="Where the run goes.")],
+    out: Out,
     file_column: FileColumn = "filename",
     caption_column: CaptionColumn = "Caption",
     group_column: GroupColumn = None,
@@ -52,14 +70,10 @@ def train(
     last: Annotated[
         int | None, typer.Option(min=1, help="Only the last so many blocks; default: all.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs.")] = _RECIPE.epochs,
+    epochs: Epochs = _RECIPE.epochs,
     batch: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = _RECIPE.batch,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Learning rate of AdamW.")
-    ] = _RECIPE.learning_rate,
-    patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without a better validation that end the training.")
-    ] = _RECIPE.patience,
+    learning_rate: LearningRate = _RECIPE.learning_rate,
+    patience: Patience = _RECIPE.patience,
     seed: Seed = _RECIPE.seed,
     device: Device = "auto",
     resume: Resume = False,
@@ -128,13 +142,11 @@ def retrieval(
         float | None,
         typer.Option(min=0.01, max=0.9, help="As in training: only its validation. Default: all."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    batch: BatchOfPictures = 32,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the figures as JSON.")
-    ] = None,
+    out: FiguresOut = None,
     device: Device = "auto",
-    force: Force = False,
+    force: ForceFiles = False,
 ) -> None:
     """Print how well captions find their picture and pictures their caption: recall, ranks.
 
@@ -149,8 +161,7 @@ def retrieval(
     from training.evaluation.retrieval import retrieval_metrics
     from training.train.caption_tuning import Pairs, apply_to, picture_features
 
-    if out is not None and out.exists() and not force:
-        raise UsageError(f"{out} exists: name another file, or give --force")
+    check_target(out, force=force)
     try:
         pairs = read_captions(
             captions,
@@ -177,8 +188,5 @@ def retrieval(
         [str(pair.image) for pair in pairs],
     )
     figures |= {"data sha256": captions_hash(pairs), "command": typed_command()}
-    text = json.dumps(figures, indent=1)
-    typer.echo(text)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(json.dumps(figures, indent=1))
+    write_json(figures, out)

@@ -1,11 +1,10 @@
 """`qc-model dual-branch` and `qc-model train dual-branch`: a classifier of fetal planes."""
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,22 +20,26 @@ from training.commands.answers import (
 )
 from training.commands.options import (
     Annotations,
+    Augment,
     ClassFolders,
     Device,
     DicomFolder,
+    Epochs,
     FetalPlanes,
     Fold,
     Force,
+    ForceFiles,
     HeldOut,
+    LearningRate,
     LeaveOut,
     Out,
     PictureList,
     Resume,
     Seed,
-    SeedOfDivision,
     finite,
     typed_command,
 )
+from training.commands.plane_sources import LeastProbability, Model, least_of, read_sources
 from training.family_recipes import DualBranchRecipe, Loss
 from training.recipes import FOLDS
 
@@ -59,15 +62,6 @@ class ArchitectureName(StrEnum):
     B7 = "efficientnet-b7"
 
 
-class Part(StrEnum):
-    """Which pictures of a data set that has splits."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-    ALL = "all"
-
-
 ClassNames = Annotated[
     Path | None,
     typer.Option(
@@ -76,9 +70,6 @@ ClassNames = Annotated[
         dir_okay=False,
         help="Text file of the classes, one a line, in the order of the outputs.",
     ),
-]
-Model = Annotated[
-    Path, typer.Option(exists=True, file_okay=False, help="Folder of a trained classifier.")
 ]
 _Size = Annotated[
     int | None,
@@ -120,11 +111,16 @@ def train(
             exists=True, file_okay=False, help="Folder of a trained or converted one to begin with."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs.")] = _RECIPE.epochs,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE: weights that a backbone begins with, as timm's ImageNet ones"
+            " (resnet18=model.safetensors); repeatable.",
+        ),
+    ] = None,
+    epochs: Epochs = _RECIPE.epochs,
     batch: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = _RECIPE.batch,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, callback=finite, help="Learning rate of AdamW.")
-    ] = _RECIPE.learning_rate,
+    learning_rate: LearningRate = _RECIPE.learning_rate,
     weight_decay: Annotated[
         float, typer.Option(min=0, callback=finite, help="Weight decay of matrices.")
     ] = _RECIPE.weight_decay,
@@ -154,9 +150,7 @@ def train(
     frozen_backbones: Annotated[
         bool, typer.Option("--frozen-backbones", help="Let only the head learn.")
     ] = _RECIPE.frozen_backbones,
-    augment: Annotated[
-        bool, typer.Option(help="Move, scale, mirror and re-tone the pictures.")
-    ] = _RECIPE.augment,
+    augment: Augment = _RECIPE.augment,
     held_out: HeldOut = 0.2,
     fold: Fold = None,
     seed: Seed = _RECIPE.seed,
@@ -166,7 +160,8 @@ def train(
 ) -> None:
     """Train the dual-branch classifier on frames labelled with their plane.
 
-    Data sets with splits are divided by them, others by patient (--held-out, or --fold).
+    Data sets with splits are divided by them, others by patient: --held-out of them validate,
+    without those of --fold, which are left for qc-model dual-branch evaluate.
 
     Example: qc-model train dual-branch --out runs/planes --fetal-planes fetal_planes
     --leave-out other --leave-out cervix --architecture resnet18-resnet34 --size 224 --fold 0
@@ -174,12 +169,13 @@ def train(
     Example: qc-model train dual-branch --out runs/planes --annotations a.csv --dicom files
     """
     from model.device import choose_device
-    from model.dual_branch.checkpoint import load_dual_branch
-    from model.dual_branch.network import DualBranchConfig, Layout
-    from training.data import planes
+    from model.dual_branch.checkpoint import load_backbones, load_dual_branch
+    from model.dual_branch.network import DualBranch, DualBranchConfig, Layout
+    from training.data import labelled, planes
     from training.data.samples import SampleError
     from training.train import runs
-    from training.train.dual_branch import check_training, train_dual_branch
+    from training.train.dual_branch import train_dual_branch
+    from training.train.loop import check_parts
 
     layout = Layout.PUBLISHED if published_layout else Layout.REGION
     if size is not None and published_layout:
@@ -201,14 +197,16 @@ def train(
     )
     target = choose_device(device)
     try:
-        dataset = _load(annotations, dicom, pictures, class_folders, fetal_planes, leave_out)
-        if fold is not None:
-            training, validation = planes.leave_fold_out(dataset, fold, FOLDS, seed)
-        else:
-            training, validation, _ = planes.divide(dataset, held_out, seed)
+        dataset = read_sources(annotations, dicom, pictures, class_folders, fetal_planes, leave_out)
+        parts = (
+            labelled.divide(dataset, 0, held_out, seed)
+            if fold is None
+            else labelled.divide_fold(dataset, fold, FOLDS, held_out, seed)
+        )
+        training, validation = parts["train"], parts["val"]
         names = planes.read_class_names(classes) if classes else _class_names(dataset, annotations)
-        planes.check_labels(dataset, names)
-        planes.check_present(training, names, "train")
+        labelled.check_labels(dataset, names)
+        labelled.check_present(training, names, "train")
     except SampleError as error:
         raise UsageError(str(error)) from None
     try:
@@ -217,8 +215,14 @@ def train(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    check_training(training, validation, recipe)
+    check_parts(training, validation, recipe.batch)
+    if start is not None and backbone:
+        raise UsageError("--start and --backbone both give the backbones' weights: give one")
+    files = _backbone_files(backbone)
     begin_with = None if start is None else load_dual_branch(start)
+    if files:
+        # A wrong file is said before a run is begun.
+        load_backbones(DualBranch(config), files)
     runs.begin_run(out, resume=resume, force=force)
     facts = train_dual_branch(
         config,
@@ -228,6 +232,8 @@ def train(
         recipe,
         device=target,
         start=begin_with,
+        backbones=files,
+        learnt_before=set() if start is None else runs.learnt_pictures(start),
         resume=resume,
         command=typed_command(),
     )
@@ -242,108 +248,17 @@ def train(
 
 
 @app.command()
-def evaluate(
-    model: Model,
-    annotations: Annotations = None,
-    dicom: DicomFolder = None,
-    pictures: PictureList = None,
-    class_folders: ClassFolders = None,
-    fetal_planes: FetalPlanes = None,
-    leave_out: LeaveOut = None,
-    part: Annotated[
-        Part, typer.Option("--split", help="Of a data set with splits: which one.")
-    ] = Part.TEST,
-    held_out: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=finite,
-            help="As in training: only these patients. Default: all.",
-        ),
-    ] = None,
-    fold: Fold = None,
-    seed: SeedOfDivision = 0,
-    with_learnt: Annotated[
-        bool,
-        typer.Option("--with-learnt", help="Also judge on pictures that the model learnt from."),
-    ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
-    device: Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the figures as JSON.")
-    ] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="Draw the confusion matrix (.svg, .png or .pdf)."),
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write each picture's answer as CSV.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace these files.")] = False,
-) -> None:
-    """Print how well a classifier tells planes apart: by class, confused with what, macro F1 with
-    its interval by patient.
-
-    Example: qc-model dual-branch evaluate --model runs/planes --fetal-planes fetal_planes
-    --leave-out other --leave-out cervix --fold 0
-    """
-    from model.device import choose_device
-    from model.dual_branch.checkpoint import load_dual_branch
-    from model.dual_branch.preprocess import Preprocessor
-    from training.data import planes
-    from training.data.samples import SampleError
-    from training.evaluation.planes import (
-        draw_confusion_matrix,
-        plane_metrics,
-        print_plane_metrics,
-    )
-    from training.train.dual_branch import Pictures, predict
-
-    _check_outputs((out, figure, predictions), force)
-    if figure is not None and figure.suffix not in (".svg", ".png", ".pdf"):
-        raise UsageError("--figure: give a file that ends in .svg, .png or .pdf")
-    network = load_dual_branch(model, choose_device(device))
-    names = network.config.classes
-    try:
-        dataset = _load(annotations, dicom, pictures, class_folders, fetal_planes, leave_out)
-        planes.check_labels(dataset, names)
-        if fold is not None:
-            dataset = planes.leave_fold_out(dataset, fold, FOLDS, seed)[1]
-        elif any(plane.split for plane in dataset) and part is not Part.ALL:
-            dataset = [plane for plane in dataset if plane.split == part.value]
-        elif held_out is not None:
-            dataset = planes.divide(dataset, held_out, seed)[1]
-    except SampleError as error:
-        raise UsageError(str(error)) from None
-    if not dataset:
-        raise UsageError("no picture is left to judge on: give another --split, --fold or data")
-    if not with_learnt:
-        _refuse_learnt(model, dataset)
-    truth = [names.index(plane.label) for plane in dataset]
-    probability = predict(network, Pictures(dataset, Preprocessor(network.config)), batch)
-    figures = plane_metrics(probability, truth, names, [plane.patient for plane in dataset])
-    figures |= {"data sha256": planes.planes_hash(dataset), "command": typed_command()}
-    print_plane_metrics(figures)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if figure is not None:
-        draw_confusion_matrix(figures, figure)
-    if predictions is not None:
-        _write_predictions(predictions, dataset, names, probability)
-
-
-@app.command()
 def classify(
     model: Model,
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, pictures and folders of them.")],
+    least_probability: LeastProbability = None,
     device: Device = "auto",
     format: FormatOption = Format.TABLE,
     out: OutOption = None,
-    force: Force = False,
+    force: ForceFiles = False,
 ) -> None:
-    """Say of each frame which plane it shows. A file that cannot be read is named, and the status
-    is 1 after all others are done.
+    """Say of each frame which plane it shows, or none where its probability is too low. A file that
+    cannot be read is named, and the status is 1 after all others are done.
 
     Example: qc-model dual-branch classify --model runs/planes image.dcm
     """
@@ -353,8 +268,10 @@ def classify(
 
     check_target(out, force=force)
     network = load_dual_branch(model, choose_device(device))
-    records = list(_answers(network, list_pictures(paths)))
-    write_records(records, ("source", "frame", "class", "probability"), format, out)
+    least = least_of(model, least_probability)
+    records = list(_answers(network, list_pictures(paths), least))
+    columns = ("source", "frame", "class", "closest", "probability")
+    write_records(records, columns, format, out)
 
 
 @app.command()
@@ -392,33 +309,6 @@ def convert(
     typer.echo(f"{out} written: {network.config.architecture}, {len(names)} classes")
 
 
-def _load(
-    annotations: Path | None,
-    dicom: Path | None,
-    pictures: Path | None,
-    class_folders: Path | None,
-    fetal_planes: Path | None,
-    left_out: list[str] | None,
-) -> "list[Plane]":
-    """The planes of the one data set that is named. Raises UsageError, SampleError."""
-    from training.data import planes
-
-    given = [each for each in (annotations, pictures, class_folders, fetal_planes) if each]
-    if len(given) != 1:
-        raise UsageError("give one of --annotations, --pictures, --class-folders, --fetal-planes")
-    if (annotations is None) != (dicom is None):
-        raise UsageError("--annotations and --dicom go together")
-    if annotations is not None and dicom is not None:
-        dataset = planes.read_annotations(annotations, dicom)
-    elif pictures is not None:
-        dataset = planes.read_pictures(pictures)
-    elif class_folders is not None:
-        dataset = planes.read_class_folders(class_folders)
-    else:
-        dataset = planes.read_fetal_planes(given[0])
-    return planes.leave_out(dataset, left_out or ())
-
-
 def _class_names(dataset: "Sequence[Plane]", annotations: Path | None) -> tuple[str, ...]:
     """The published classes where those of annotations are among them; else the data's own, by
     name."""
@@ -428,6 +318,19 @@ def _class_names(dataset: "Sequence[Plane]", annotations: Path | None) -> tuple[
     if annotations is not None and labels <= set(PUBLISHED_CLASSES):
         return PUBLISHED_CLASSES
     return tuple(sorted(labels))
+
+
+def _backbone_files(backbones: list[str] | None) -> dict[str, Path]:
+    """The files of --backbone NAME=FILE. Raises UsageError."""
+    files = {}
+    for each in backbones or ():
+        name, equals, file = each.partition("=")
+        if not (name and equals and Path(file).is_file()):
+            raise UsageError(
+                f"--backbone {each}: give NAME=FILE, a .safetensors file that is there"
+            )
+        files[name] = Path(file)
+    return files
 
 
 def _sizes(architecture: str, detailed: int | None) -> tuple[tuple[int, int], ...]:
@@ -442,41 +345,7 @@ def _sizes(architecture: str, detailed: int | None) -> tuple[tuple[int, int], ..
     return tuple((side, side) for side in sides)
 
 
-def _refuse_learnt(model: Path, dataset: "Sequence[Plane]") -> None:
-    from training.data.samples import file_hash
-    from training.train.runs import learnt_pictures
-
-    learnt = learnt_pictures(model) or set()
-    count = sum(file_hash(path) in learnt for path in {plane.path for plane in dataset})
-    if count:
-        raise UsageError(
-            f"the model learnt from {count} of these files: judge on others (--fold, --held-out"
-            " and --seed as in training), or give --with-learnt"
-        )
-
-
-def _check_outputs(paths: Sequence[Path | None], force: bool) -> None:
-    for path in paths:
-        check_target(path, force=force)
-    for path in paths:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write_predictions(
-    path: Path, dataset: "Sequence[Plane]", names: Sequence[str], probability: Any
-) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "frame", "class", "predicted", *names])
-        for plane, row in zip(dataset, probability, strict=True):
-            shares = [f"{value:.6f}" for value in row]
-            writer.writerow(
-                [plane.path.name, plane.frame, plane.label, names[int(row.argmax())], *shares]
-            )
-
-
-def _answers(network: "DualBranch", paths: Sequence[Path]) -> Iterator[Record]:
+def _answers(network: "DualBranch", paths: Sequence[Path], least: float) -> Iterator[Record]:
     """What the network says of each frame of the files, or why it cannot."""
     from detector.imaging.reader import read_frames
     from model.dual_branch.preprocess import Preprocessor
@@ -491,7 +360,8 @@ def _answers(network: "DualBranch", paths: Sequence[Path]) -> Iterator[Record]:
                 yield {
                     "source": str(path),
                     "frame": frame.number,
-                    "class": best,
+                    "class": best if shares[best] >= least else None,
+                    "closest": best,
                     "probability": shares[best],
                     "probabilities": shares,
                 }

@@ -7,7 +7,7 @@ import typer
 
 from detector.console import UsageError
 from training.commands.answers import Format, FormatOption, OutOption, check_target, write_records
-from training.commands.zero_shot import Device
+from training.commands.options import Device, ForceFiles, GroupColumn, LabelColumn
 
 if TYPE_CHECKING:
     from training.data.labelled import LabelledPicture
@@ -25,9 +25,6 @@ Labels = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="CSV of pictures, in place of PATHS."),
 ]
-LabelColumn = Annotated[str, typer.Option(help="Its column of classes.")]
-GroupColumn = Annotated[str, typer.Option(help="Its column of patients.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file of --out.")]
 
 
 def embed(
@@ -42,7 +39,7 @@ def embed(
     group_column: GroupColumn = "patient",
     cache: Cache = None,
     device: Device = "auto",
-    force: Force = False,
+    force: ForceFiles = False,
 ) -> None:
     """Write a tower's features of pictures, with the SHA-256, class and patient of each.
 
@@ -74,7 +71,7 @@ def search(
     format: FormatOption = Format.TABLE,
     out: OutOption = None,
     device: Device = "auto",
-    force: Force = False,
+    force: ForceFiles = False,
 ) -> None:
     """List the pictures most similar to these, by the cosine of their features; the same file is
     left out.

@@ -1,7 +1,6 @@
-"""`qc-model nextgen-uia` and `qc-model train adapter`: adapters and heads on CLIP's image tower."""
+"""`qc-model nextgen-uia` and `qc-model train adapter`: adapters and heads on an image tower."""
 
 import json
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,82 +9,56 @@ import typer
 
 from detector.console import UsageError
 from training.adapter_recipes import HeadRecipe
-from training.commands.options import typed_command
+from training.commands.answers import check_targets, write_json
+from training.commands.lesion_sources import (
+    AdapterName,
+    Data,
+    DatasetName,
+    Hc18,
+    Labels,
+    Most,
+    Share,
+    TaskName,
+    class_names,
+    read_sources,
+)
+from training.commands.options import (
+    Augment,
+    BatchOfPictures,
+    Device,
+    Epochs,
+    FiguresOut,
+    Fold,
+    Force,
+    ForceFiles,
+    GroupColumn,
+    LabelColumn,
+    LearningRate,
+    LeaveOut,
+    Out,
+    Patience,
+    Resume,
+    RocFile,
+    Seed,
+    SeedOfDivision,
+    Tower,
+    Validation,
+    WithLearnt,
+    typed_command,
+)
+from training.recipes import FOLDS
 
 if TYPE_CHECKING:
+    import torch
+
+    from model.nextgen_uia.network import AdaptedNetwork
     from training.data.lesions import Lesion
+    from training.train.nextgen_uia import Pictures
 
 app = typer.Typer(
     no_args_is_help=True, help="NextGen-UIA: adapters and heads on CLIP's image tower."
 )
-
-Tower = Annotated[
-    Path,
-    typer.Option(
-        "--tower",
-        exists=True,
-        help="A CLIP folder (config.json, model.safetensors), such as qc-model fetalclip convert"
-        " writes; or SonoNet-16's .safetensors.",
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace what --out holds.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-Device = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of all that is random: the same again.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        exists=True,
-        file_okay=False,
-        help="Root of the published layout (all/images, all/masks, TASK/DATASET/*.txt); with"
-        " --dataset. patients.csv (file,patient) in it names the patients.",
-    ),
-]
-DatasetName = Annotated[
-    str | None, typer.Option("--dataset", help="A data set of --data, as BUSI.")
-]
-LabelsFile = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="CSV of pictures with their classes."),
-]
-LabelColumn = Annotated[str, typer.Option(help="Its column of classes.")]
-GroupColumn = Annotated[str, typer.Option(help="Its column of patients.")]
-LeaveOut = Annotated[
-    list[str] | None, typer.Option(help="A class of --labels to leave out; repeatable.")
-]
-Hc18 = Annotated[
-    Path | None,
-    typer.Option(exists=True, file_okay=False, help="Folder of HC18's heads, with ellipses."),
-]
-Share = Annotated[
-    float,
-    typer.Option(min=0, max=0.9, help="Share of patients to test on, of data without splits."),
-]
-Most = Annotated[
-    int | None,
-    typer.Option(min=1, help="Only so many pictures of each split: to try a command out."),
-]
 _RECIPE = HeadRecipe()
-
-
-class TaskName(StrEnum):
-    CLASSIFICATION = "classification"
-    SEGMENTATION = "segmentation"
-
-
-class AdapterName(StrEnum):
-    """Adapters, and none."""
-
-    NONE = "none"
-    MONA = "mona"
-    NOISE_AWARE = "mona-noise-aware"
-    FREQUENCY = "mona-frequency"
-    HYBRID = "mona-hybrid"
-    LORA = "lora"
-    LORA_SPLIT = "lora-split"
 
 
 class Part(StrEnum):
@@ -96,15 +69,9 @@ class Part(StrEnum):
     TEST = "test"
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
-
-
 def train(
     tower: Tower,
-    out: Annotated[Path, typer.Option(help="Where the run goes.")],
+    out: Out,
     task: Annotated[TaskName, typer.Option(help="What the head says.")] = TaskName.CLASSIFICATION,
     adapter: Annotated[
         AdapterName, typer.Option(help="New adapters; with --start those of the start are used.")
@@ -119,22 +86,19 @@ def train(
     ] = None,
     data: Data = None,
     dataset: DatasetName = None,
-    labels: LabelsFile = None,
+    labels: Labels = None,
     label_column: LabelColumn = "plane",
     group_column: GroupColumn = "patient",
     leave_out: LeaveOut = None,
     hc18: Hc18 = None,
     held_out: Share = 0.2,
-    validation: Annotated[
-        float,
-        typer.Option(
-            min=0.01, max=0.9, help="Share of the other patients that validates, likewise."
-        ),
-    ] = 0.1,
+    fold: Fold = None,
+    validation: Validation = 0.1,
     layers: Annotated[
         list[int] | None,
         typer.Option(
-            min=0, help="Block that the head reads, from 0; repeatable. Default: 3, 6, 9."
+            min=0,
+            help="Block that the head reads, from 0; repeatable. Default: 3, 6, 9 of twelve.",
         ),
     ] = None,
     side: Annotated[
@@ -146,20 +110,14 @@ def train(
         int | None,
         typer.Option(min=1, help="Learn from so many patients of each class only (few-shot)."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs.")] = _RECIPE.epochs,
+    epochs: Epochs = _RECIPE.epochs,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _RECIPE.batch,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, callback=_finite, help="Learning rate of AdamW.")
-    ] = _RECIPE.learning_rate,
-    patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without a better validation that end the training.")
-    ] = _RECIPE.patience,
+    learning_rate: LearningRate = _RECIPE.learning_rate,
+    patience: Patience = _RECIPE.patience,
     tune_tower: Annotated[
         bool, typer.Option("--tune-tower", help="The whole tower learns, at a tenth of the rate.")
     ] = _RECIPE.tune_tower,
-    augment: Annotated[
-        bool, typer.Option(help="Move, scale, mirror and re-tone the pictures.")
-    ] = _RECIPE.augment,
+    augment: Augment = _RECIPE.augment,
     most: Most = None,
     seed: Seed = _RECIPE.seed,
     device: Device = "auto",
@@ -177,11 +135,12 @@ def train(
     from model.device import choose_device
     from model.nextgen_uia.adapters import AdapterConfig, Kind
     from model.nextgen_uia.checkpoint import load_tower, read_trained
-    from model.nextgen_uia.network import LAYERS, ClipTower, HeadConfig, Task
-    from training.data import lesions
+    from model.nextgen_uia.network import ClipTower, HeadConfig, Task
+    from training.data import labelled
     from training.data.samples import SampleError
     from training.train import runs
-    from training.train.nextgen_uia import check_training, train_head
+    from training.train.loop import check_parts
+    from training.train.nextgen_uia import train_head
 
     recipe = HeadRecipe(
         epochs=epochs,
@@ -194,19 +153,25 @@ def train(
     )
     target = choose_device(device)
     try:
-        pictures = _read(task, data, dataset, labels, label_column, group_column, leave_out, hc18)
-        pictures = lesions.divide(pictures, held_out, validation, seed)
-        learning, validating = (lesions.part(pictures, name)[:most] for name in ("train", "val"))
-        classes = _classes(task, pictures, hc18)
+        pictures = read_sources(
+            task, data, dataset, labels, label_column, group_column, leave_out, hc18
+        )
+        parts = (
+            labelled.divide(pictures, held_out, validation, seed)
+            if fold is None
+            else labelled.divide_fold(pictures, fold, FOLDS, validation, seed)
+        )
+        learning, validating = (parts[name][:most] for name in ("train", "val"))
+        classes = class_names(task, pictures, hc18)
         if task is TaskName.CLASSIFICATION:
-            lesions.check_classes(learning, classes, "train")
-            lesions.check_classes(validating, classes, "val")
+            labelled.check_present(learning, classes, "train")
+            labelled.check_present(validating, classes, "val")
         if shots is not None:
-            learning = lesions.draw_shots(learning, shots, seed)
+            learning = labelled.draw_shots(learning, shots, seed)
     except SampleError as error:
         raise UsageError(str(error)) from None
-    check_training(learning, validating, recipe)
-    network = load_tower(tower, tuple(layers or LAYERS), side)
+    check_parts(learning, validating, recipe.batch)
+    network = load_tower(tower, tuple(layers) if layers else None, side)
     begin_with = None if start is None else read_trained(start)
     adapters = None
     if begin_with is None and adapter is not AdapterName.NONE:
@@ -224,6 +189,7 @@ def train(
         recipe,
         adapters=adapters,
         start=begin_with,
+        learnt_before=set() if start is None else runs.learnt_pictures(start),
         resume=resume,
         command=typed_command(),
     )
@@ -234,33 +200,45 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Folder of a trained head.")
+        list[Path],
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a trained head. Repeatable: of runs over folds each judges the pictures"
+            " that it has not seen, and the figures are of all.",
+        ),
     ],
     tower: Tower,
     data: Data = None,
     dataset: DatasetName = None,
-    labels: LabelsFile = None,
+    labels: Labels = None,
     label_column: LabelColumn = "plane",
     group_column: GroupColumn = "patient",
     leave_out: LeaveOut = None,
     hc18: Hc18 = None,
     held_out: Share = 0.2,
-    validation: Annotated[float, typer.Option(min=0.01, max=0.9, help="As in training.")] = 0.1,
+    fold: Fold = None,
+    validation: Validation = 0.1,
     part: Annotated[Part, typer.Option("--split", help="Which pictures.")] = Part.TEST,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    batch: BatchOfPictures = 16,
     most: Most = None,
-    seed: Seed = 0,
-    with_learnt: Annotated[
-        bool, typer.Option("--with-learnt", help="Also judge on pictures that were learnt from.")
-    ] = False,
+    seed: SeedOfDivision = 0,
+    with_learnt: WithLearnt = False,
     masks: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write each picture's mask as PNG there.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the figures as JSON.")
+    overlays: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Write each picture there with the outlines of the drawn mask (blue) and of the"
+            " network's (orange).",
+        ),
     ] = None,
+    roc: RocFile = None,
+    out: FiguresOut = None,
     device: Device = "auto",
-    force: Force = False,
+    force: ForceFiles = False,
 ) -> None:
     """Print how well a head classifies or segments, with intervals by patient.
 
@@ -268,49 +246,73 @@ def evaluate(
     is known; of HC18 also the head circumference. Nothing that failed is left out.
 
     Example: qc-model nextgen-uia evaluate --run runs/heads --tower sononet16.safetensors
-    --hc18 hc18_heads --out runs/heads/figures.json
+    --hc18 hc18_heads --out runs/heads/figures.json --overlays runs/heads/overlays
     """
     from model.device import choose_device
-    from model.nextgen_uia.checkpoint import load_network, load_tower, read_trained
-    from model.nextgen_uia.network import LAYERS, Task
-    from training.data import lesions
+    from model.nextgen_uia.checkpoint import read_trained
+    from model.nextgen_uia.network import Task
+    from training.data import labelled, lesions
     from training.data.samples import SampleError
-    from training.evaluation.heads_on_towers import evaluate_head
-    from training.train.nextgen_uia import Pictures
+    from training.evaluation.heads_on_towers import evaluate_heads
+    from training.evaluation.planes import without_nan
+    from training.train import runs
 
-    if out is not None and out.exists() and not force:
-        raise UsageError(f"{out} exists: name another file, or give --force")
-    trained = read_trained(run)
-    if trained.head is None:
-        raise UsageError(f"{run} holds adapters without a head")
-    task = TaskName(trained.head.task.value)
-    layers = tuple(trained.tower.get("layers", LAYERS))
-    network = load_network(run, load_tower(tower, layers, int(trained.tower.get("side", 224))))
+    check_targets(out, force=force, pictures=(roc,))
+    heads = [read_trained(each).head for each in run]
+    for folder, head in zip(run, heads, strict=True):
+        if head is None:
+            raise UsageError(f"{folder} holds adapters without a head")
+        if head != heads[0]:
+            raise UsageError(f"{folder} has another head than {run[0]}: judge it alone")
+    assert heads[0] is not None
+    is_classification = heads[0].task is Task.CLASSIFICATION
+    if roc is not None and not is_classification:
+        raise UsageError("--roc goes with heads of classes; masks have --overlays")
+    if is_classification and (masks or overlays):
+        raise UsageError("--masks and --overlays go with heads of masks; classes have --roc")
+    target = choose_device(device)
+    task = TaskName(heads[0].task.value)
     try:
-        pictures = _read(task, data, dataset, labels, label_column, group_column, leave_out, hc18)
-        pictures = lesions.part(lesions.divide(pictures, held_out, validation, seed), part.value)[
-            :most
-        ]
-        if trained.head.task is Task.CLASSIFICATION:
-            # A class that nobody shows is no fault here; one that the head does not know is.
-            present = {lesion.label for lesion in pictures}
-            known = [name for name in trained.head.classes if name in present]
-            lesions.check_classes(pictures, known, part.value)
+        pictures = read_sources(
+            task, data, dataset, labels, label_column, group_column, leave_out, hc18
+        )
+        if len(run) == 1:
+            parts = (
+                labelled.divide(pictures, held_out, validation, seed)
+                if fold is None
+                else labelled.divide_fold(pictures, fold, FOLDS, validation, seed)
+            )
+            pictures = parts[part.value]
+        pictures = pictures[:most]
         if not pictures:
             raise UsageError(f"split {part.value} has no pictures")
-        if not with_learnt:
-            _refuse_learnt(run, pictures)
-        network.to(choose_device(device))
-        held = Pictures(pictures, network.tower.side, trained.head)
-        figures = evaluate_head(network, held, batch, masks)
+        if is_classification:
+            # A class that nobody shows is no fault here; one that the head does not know is.
+            labelled.check_labels(pictures, heads[0].classes)
+        if len(run) > 1:
+            judged = runs.assign_judges(run, [each.path for each in pictures])
+        else:
+            if not with_learnt:
+                runs.refuse_learnt(run[0], (each.path for each in pictures))
+            judged = [list(range(len(pictures)))]
+        figures = evaluate_heads(
+            (
+                _judge(folder, tower, [pictures[k] for k in numbers], target)
+                for folder, numbers in zip(run, judged, strict=True)
+                if numbers
+            ),
+            batch,
+            in_mm=all(each.spacing_mm is not None for each in pictures),
+            masks=masks,
+            overlays=overlays,
+            roc=roc,
+        )
     except SampleError as error:
         raise UsageError(str(error)) from None
+    figures = without_nan(figures)
     figures |= {"data sha256": lesions.lesions_hash(pictures), "command": typed_command()}
-    text = json.dumps(figures, indent=1)
-    typer.echo(text)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(json.dumps(figures, indent=1))
+    write_json(figures, out)
 
 
 @app.command()
@@ -359,61 +361,12 @@ def convert(
     typer.echo(f"{out} written: {config.kind}, blocks {config.layers[0]} to {config.layers[-1]}")
 
 
-def _read(
-    task: TaskName,
-    data: Path | None,
-    dataset: str | None,
-    labels: Path | None,
-    label_column: str,
-    group_column: str,
-    leave_out: list[str] | None,
-    hc18: Path | None,
-) -> "list[Lesion]":
-    """The pictures of the one source that is given. Raises UsageError, SampleError."""
-    from training.data import lesions
-    from training.data.labelled import read_labelled
+def _judge(
+    run: Path, tower: Path, pictures: "list[Lesion]", device: "torch.device"
+) -> "tuple[AdaptedNetwork, Pictures]":
+    """The run's network, and the pictures that it judges."""
+    from model.nextgen_uia.checkpoint import load_run
+    from training.train.nextgen_uia import Pictures
 
-    if sum(each is not None for each in (data, labels, hc18)) != 1:
-        raise UsageError("give pictures by one of --data, --labels and --hc18")
-    if (data is None) != (dataset is None):
-        raise UsageError("--data and --dataset go together")
-    if data is not None and dataset is not None:
-        return lesions.read_published(data, task.value, dataset)
-    if hc18 is not None:
-        if task is not TaskName.SEGMENTATION:
-            raise UsageError("--hc18 has masks, no classes: give --task segmentation")
-        return lesions.read_hc18(hc18)
-    if task is not TaskName.CLASSIFICATION:
-        raise UsageError("--labels has classes, no masks: give --task classification")
-    assert labels is not None
-    pictures = read_labelled(labels, label_column=label_column, group_column=group_column)
-    present = {each.label for each in pictures}
-    for name in leave_out or ():
-        if name not in present:
-            raise UsageError(f"--leave-out {name}: {labels.name} has no such class")
-    return lesions.of_labelled([each for each in pictures if each.label not in (leave_out or ())])
-
-
-def _classes(task: TaskName, pictures: "list[Lesion]", hc18: Path | None) -> tuple[str, ...]:
-    from training.data.lesions import HEAD_CLASSES, MASK_CLASSES
-
-    if task is TaskName.SEGMENTATION:
-        return MASK_CLASSES if hc18 is None else HEAD_CLASSES
-    names = tuple(sorted({lesion.label for lesion in pictures}))
-    if len(names) < 2:
-        raise UsageError(f"two classes at least are needed; there is {', '.join(names) or 'none'}")
-    return names
-
-
-def _refuse_learnt(run: Path, pictures: "list[Lesion]") -> None:
-    """Raises UsageError where the head learnt from one of the pictures."""
-    from training.data.samples import file_hash
-    from training.train.runs import learnt_pictures
-
-    learnt = learnt_pictures(run) or set()
-    for lesion in pictures:
-        if file_hash(lesion.image) in learnt:
-            raise UsageError(
-                f"{lesion.location}: the head learnt from {lesion.image.name}: give the --seed,"
-                " --held-out and --validation of its training, or --with-learnt"
-            )
+    network = load_run(run, tower).to(device)
+    return network, Pictures(pictures, network.tower.side, network.head.config)

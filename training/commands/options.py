@@ -38,6 +38,36 @@ SeedOfDivision = Annotated[
     int,
     typer.Option(min=0, max=MOST_SEED, help="As in training: it names the patients held out."),
 ]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs.")]
+LearningRate = Annotated[
+    float, typer.Option(min=0, callback=finite, help="Highest learning rate of AdamW.")
+]
+Patience = Annotated[
+    int, typer.Option(min=1, help="Epochs without a better validation that end the training.")
+]
+Augment = Annotated[bool, typer.Option(help="Move, scale, mirror and re-tone the pictures.")]
+Validation = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=0.9, callback=finite, help="Share of the other patients that validates."
+    ),
+]
+BatchOfPictures = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
+WithLearnt = Annotated[
+    bool,
+    typer.Option("--with-learnt", help="Also judge on pictures that the model learnt from."),
+]
+FiguresOut = Annotated[
+    Path | None, typer.Option("--out", dir_okay=False, help="Write the figures as JSON.")
+]
+ForceFiles = Annotated[bool, typer.Option("--force", help="Replace the files that are written.")]
+RocFile = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="Draw the ROC curve of each class against the others (.svg, .png, .pdf).",
+    ),
+]
 HeldOut = Annotated[
     float,
     typer.Option(
@@ -46,7 +76,11 @@ HeldOut = Annotated[
 ]
 Fold = Annotated[
     int | None,
-    typer.Option(min=0, max=FOLDS - 1, help="Hold this fifth of the patients out instead."),
+    typer.Option(
+        min=0,
+        max=FOLDS - 1,
+        help="Leave this fifth of the patients out: it neither trains nor validates.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help=f"Where the networks run: {NAMES}.")]
 
@@ -86,6 +120,22 @@ FetalPlanes = Annotated[
     typer.Option(
         exists=True, file_okay=False, help="Folder of FETAL_PLANES_DB's planes (labels.csv)."
     ),
+]
+LabelColumn = Annotated[str, typer.Option(help="Its column of classes.")]
+GroupColumn = Annotated[str, typer.Option(help="Its column of patients.")]
+Tower = Annotated[
+    Path,
+    typer.Option(
+        "--tower",
+        exists=True,
+        help="A CLIP folder (config.json, model.safetensors), such as qc-model fetalclip convert"
+        " writes; a SpatialCLIP's (config.json, weights.safetensors), as a bundle has one; or"
+        " SonoNet-16's .safetensors.",
+    ),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(help="Another name of one of its classes, as thorax=heart; repeatable."),
 ]
 LeaveOut = Annotated[
     list[str] | None,

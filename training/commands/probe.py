@@ -9,15 +9,17 @@ import typer
 
 from detector.console import UsageError
 from training.commands.answers import Format, FormatOption, OutOption, check_target, write_records
-from training.commands.embed import (
-    TOWER_HELP,
-    Cache,
+from training.commands.embed import TOWER_HELP, Cache, Tower, labelled_or_listed
+from training.commands.options import (
+    MOST_SEED,
+    Device,
+    ForceFiles,
     GroupColumn,
     LabelColumn,
-    Tower,
-    labelled_or_listed,
+    LeaveOut,
+    Rename,
 )
-from training.commands.zero_shot import Device, read_names
+from training.commands.zero_shot import read_names
 
 if TYPE_CHECKING:
     from training.features.embeddings import Embeddings
@@ -29,14 +31,9 @@ LabelsFile = Annotated[
     Path,
     typer.Option(exists=True, dir_okay=False, help="CSV of pictures with class and patient."),
 ]
-Rename = Annotated[
-    list[str] | None,
-    typer.Option(help="Another name of one of its classes, as thorax=heart; repeatable."),
+Seed = Annotated[
+    int, typer.Option(min=0, max=MOST_SEED, help="Of folds and draws: the same again.")
 ]
-LeaveOut = Annotated[
-    list[str] | None, typer.Option(help="A class of --labels to leave out; repeatable.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of folds and draws: the same again.")]
 
 
 class AbstainBy(StrEnum):
@@ -120,7 +117,7 @@ def classify(
     format: FormatOption = Format.TABLE,
     out: OutOption = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    force: ForceFiles = False,
 ) -> None:
     """Name the class of each picture by a probe, or none where it is like no class.
 
@@ -163,7 +160,7 @@ def few_shot(
     cache: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    force: ForceFiles = False,
 ) -> None:
     """Say how good a linear probe gets from a few patients of each class.
 

@@ -15,6 +15,14 @@ from training.commands.answers import (
     check_target,
     write_records,
 )
+from training.commands.options import (
+    Device,
+    ForceFiles,
+    GroupColumn,
+    LabelColumn,
+    LeaveOut,
+    Rename,
+)
 
 if TYPE_CHECKING:
     from training.data.labelled import LabelledPicture
@@ -25,7 +33,6 @@ ModelFolder = Annotated[
         exists=True, file_okay=False, help="A folder that qc-model fetalclip convert wrote."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 COLUMNS = ("source", "label", "closest", "probability", "cosine", "reason")
 
 
@@ -49,15 +56,10 @@ def zero_shot(
             help="CSV of pictures with their classes, in place of PATHS: figures are printed too.",
         ),
     ] = None,
-    label_column: Annotated[str, typer.Option(help="Its column of classes.")] = "plane",
-    group_column: Annotated[str, typer.Option(help="Its column of patients.")] = "patient",
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(help="Another name of one of its classes, as thorax=heart; repeatable."),
-    ] = None,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A class of --labels to leave out; repeatable.")
-    ] = None,
+    label_column: LabelColumn = "plane",
+    group_column: GroupColumn = "patient",
+    rename: Rename = None,
+    leave_out: LeaveOut = None,
     reject_class: Annotated[
         list[str] | None,
         typer.Option(help="A class of the prompts that means none of the others; repeatable."),
@@ -69,15 +71,21 @@ def zero_shot(
         float,
         typer.Option(min=-1, max=1, help="No class is named for a picture less similar to all."),
     ] = -1.0,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of adapters for its image tower (qc-model train captions).",
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,
     out: OutOption = None,
     figures: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the figures of --labels as JSON.")
     ] = None,
     device: Device = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the files of --out and --figures.")
-    ] = False,
+    force: ForceFiles = False,
 ) -> None:
     """Name the class whose prompts each picture is most similar to, or none.
 
@@ -105,7 +113,7 @@ def zero_shot(
     require_classes(classes, [picture.label for picture in pictures], prompts.name)
     files = [picture.path for picture in pictures] if labels else list_pictures(paths or ())
     rule = RejectRule(min_probability, min_cosine, frozenset(reject_class or ()))
-    answer = _classifier(model, classes, rule, device)
+    answer = _classifier(model, classes, rule, device, adapters)
     records = answer_each(files, answer)
     if labels is not None:
         _write_figures(pictures, records, figures)
@@ -133,7 +141,7 @@ def read_names(rename: list[str] | None) -> dict[str, str]:
     return names
 
 
-def _classifier(model: Path, prompts: Any, rule: Any, device: str) -> Any:
+def _classifier(model: Path, prompts: Any, rule: Any, device: str, adapters: Path | None) -> Any:
     from dataclasses import asdict
 
     from model.device import choose_device
@@ -142,7 +150,12 @@ def _classifier(model: Path, prompts: Any, rule: Any, device: str) -> Any:
     from model.fetalclip.zero_shot import ZeroShotClassifier
     from training.data.labelled import read_first_frame
 
-    network = load_fetalclip(model, choose_device(device))
+    network = load_fetalclip(model)
+    if adapters is not None:
+        from training.train.caption_tuning import apply_to
+
+        apply_to(network, adapters)
+    network.to(choose_device(device))
     encoder = TextEncoder.load(model, network.architecture)
     classifier = ZeroShotClassifier(network, encoder, prompts, rule)
 

@@ -1,9 +1,12 @@
-"""Pictures with one class each, read from any data set's CSV, and their first frames."""
+"""Pictures with one class each: read from any data set's CSV, checked, divided by patient.
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+The readers of planes (`planes`) and of lesions (`lesions`) add what their data sets have beside it.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self, TypeVar
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
@@ -11,7 +14,9 @@ from detector.frame import Frame
 from detector.imaging.reader import read_frames
 from training.data.csv_rows import read_rows
 from training.data.samples import SampleError
+from training.data.splits import group_hash
 
+SPLITS = ("train", "val", "test")
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ""})
 """Of a folder, files with these endings are taken for pictures."""
 
@@ -21,9 +26,23 @@ class LabelledPicture:
     """A picture, its class, and the patient it is of: a group is never divided."""
 
     path: Path
-    label: str
-    group: str
-    split: str = ""  # the data set's own division; empty: none
+    label: str  # Name of its class; empty where none is told.
+    group: str  # The patient or case, as `group_key` gives it.
+    split: str = ""  # The data set's own division; empty: none.
+    location: str = ""  # File and row, for messages.
+
+    @property
+    def content(self) -> Hashable:
+        """What no other picture of a data set may be."""
+        return self.path.resolve()
+
+    @classmethod
+    def of(cls, other: "LabelledPicture") -> Self:
+        """The same picture, of another reader."""
+        return cls(other.path, other.label, other.group, other.split, other.location)
+
+
+P = TypeVar("P", bound=LabelledPicture)
 
 
 def read_labelled(
@@ -42,56 +61,171 @@ def read_labelled(
     columns = (file_column, label_column, group_column)
     try:
         rows = read_rows(path, columns, "labelled")
+        if not rows:
+            raise SampleError(f"{path} has no rows")
+        names = rename or {}
+        unknown = sorted(set(names) - {row[label_column] for row in rows})
+        if unknown:
+            raise SampleError(f"{path.name} has no class {unknown[0]!r} to rename")
+        pictures = [
+            LabelledPicture(
+                path.parent / row[file_column],
+                names.get(row[label_column], row[label_column]),
+                group_key(row[group_column]),
+                row.get("split") or "",
+                f"{path.name}: row {number}",
+            )
+            for number, row in enumerate(rows, 1)
+        ]
+        for picture in pictures:
+            if not picture.path.is_file():
+                raise SampleError(f"{picture.location}: {picture.path.name} is no file there")
+        check_pictures(pictures)
     except SampleError as error:
         raise UsageError(str(error)) from None
-    if not rows:
-        raise UsageError(f"{path} has no rows")
-    names = rename or {}
-    unknown = sorted(set(names) - {row[label_column] for row in rows})
-    if unknown:
-        raise UsageError(f"{path.name} has no class {unknown[0]!r} to rename")
-    pictures = [
-        LabelledPicture(
-            path.parent / row[file_column],
-            names.get(row[label_column], row[label_column]),
-            row[group_column],
-            row.get("split") or "",
-        )
-        for row in rows
-    ]
-    _check_files(pictures, path)
-    check_splits(pictures, path.name)
     return pictures
 
 
-def _check_files(pictures: Sequence[LabelledPicture], path: Path) -> None:
-    rows: dict[Path, int] = {}
-    for number, picture in enumerate(pictures, 1):
-        if not picture.path.is_file():
-            raise UsageError(f"{path.name}: row {number}: {picture.path.name} is no file there")
-        first = rows.setdefault(picture.path, number)
-        if first != number:
-            raise UsageError(
-                f"{path.name}: rows {first} and {number} both name {picture.path.name}"
+def check_pictures(pictures: Sequence[LabelledPicture]) -> None:
+    """Raises SampleError where there is none, on one that is given twice, and on a patient in two
+    splits: figures would be of patients that were learnt from."""
+    if not pictures:
+        raise SampleError("no pictures there")
+    first: dict[Hashable, LabelledPicture] = {}
+    of_group: dict[str, LabelledPicture] = {}
+    for picture in pictures:
+        same = first.setdefault(picture.content, picture)
+        if same is not picture:
+            raise SampleError(f"{picture.location}: the picture of {same.location} again")
+        other = of_group.setdefault(picture.group, picture)
+        if other.split != picture.split:
+            raise SampleError(
+                f"{picture.location} ({picture.split or 'no split'}) and {other.location}"
+                f" ({other.split or 'no split'}) are of one patient: put them into one split"
             )
 
 
-def check_splits(pictures: Sequence[LabelledPicture], name: str) -> None:
-    """Raises UsageError where one patient stands in two splits: figures would be of patients that
-    were learnt from. Identifiers are compared without leading zeros: 010 and 10 are one patient."""
-    first: dict[str, tuple[int, str]] = {}
-    for number, picture in enumerate(pictures, 1):
-        row, split = first.setdefault(group_key(picture.group), (number, picture.split))
-        if split != picture.split:
-            raise UsageError(
-                f"{name}: rows {row} and {number} are of one patient, in splits {split or 'none'!r}"
-                f" and {picture.split or 'none'!r}: give each patient one split"
+def check_split_names(pictures: Sequence[LabelledPicture]) -> None:
+    """Raises SampleError on a split that is none of SPLITS."""
+    for picture in pictures:
+        if picture.split and picture.split not in SPLITS:
+            raise SampleError(
+                f"{picture.location}: split {picture.split!r} is none of {', '.join(SPLITS)}"
             )
+
+
+def check_labels(pictures: Sequence[LabelledPicture], classes: Sequence[str]) -> None:
+    """Raises SampleError on a picture whose class is none of `classes`."""
+    for picture in pictures:
+        if picture.label not in classes:
+            raise SampleError(
+                f"{picture.location}: class {picture.label!r} is none of {', '.join(classes)};"
+                " correct it, or leave it out (--leave-out)"
+            )
+
+
+def check_present(pictures: Sequence[LabelledPicture], classes: Sequence[str], split: str) -> None:
+    """Raises SampleError where a class has no picture in this split: it could not be learnt, or not
+    be validated."""
+    present = {picture.label for picture in pictures}
+    missing = [name for name in classes if name not in present]
+    if missing:
+        raise SampleError(
+            f"split {split} has no picture of {', '.join(map(repr, missing))}: add some, or leave"
+            " the class out"
+        )
+
+
+def leave_out(
+    pictures: Sequence[P], classes: Sequence[str], option: str = "--leave-out"
+) -> list[P]:
+    """The pictures without those of these classes; raises SampleError on a class that is none."""
+    labels = {picture.label for picture in pictures}
+    for name in classes:
+        if name not in labels:
+            raise SampleError(
+                f"{option} {name}: the data have no such class, but {', '.join(sorted(labels))}"
+            )
+    return [picture for picture in pictures if picture.label not in classes]
+
+
+def divide(
+    pictures: Sequence[P], held_out: float, validation: float, seed: int
+) -> dict[str, list[P]]:
+    """The pictures of each split: as the data set says; where it says nothing, about `held_out` of
+    the patients are for testing and about `validation` of the others validate.
+
+    Raises SampleError where some have a split and others have none.
+    """
+    if any(picture.split for picture in pictures):
+        unsplit = next((picture for picture in pictures if not picture.split), None)
+        if unsplit is not None:
+            raise SampleError(f"{unsplit.location}: split is missing, which other rows have")
+        return _parts(pictures)
+
+    def split(group: str) -> str:
+        place = group_hash(group, seed)
+        if place < held_out:
+            return "test"
+        return "val" if place < held_out + (1 - held_out) * validation else "train"
+
+    return _parts([replace(picture, split=split(picture.group)) for picture in pictures])
+
+
+def leave_fold_out(
+    pictures: Sequence[P], fold: int, folds: int, seed: int
+) -> tuple[list[P], list[P]]:
+    """(training, held out): the patients of that fold are held out.
+
+    Raises SampleError where the data set has splits of its own.
+    """
+    if any(picture.split for picture in pictures):
+        raise SampleError("--fold goes with data without splits; these have their own")
+    is_held_out = [int(group_hash(picture.group, seed) * folds) == fold for picture in pictures]
+    training, held_out = (
+        [p for p, each in zip(pictures, is_held_out, strict=True) if each is side]
+        for side in (False, True)
+    )
+    return training, held_out
+
+
+def divide_fold(
+    pictures: Sequence[P], fold: int, folds: int, validation: float, seed: int
+) -> dict[str, list[P]]:
+    """The pictures of each split: the patients of that fold are for testing, about `validation` of
+    the others validate. Raises SampleError where the data set has splits of its own."""
+    others, held_out = leave_fold_out(pictures, fold, folds, seed)
+    # Another seed: of the same numbers the first fold has the lowest.
+    parts = divide(others, 0, validation, seed + 1)
+    return parts | {"test": [replace(picture, split="test") for picture in held_out]}
+
+
+def draw_shots(pictures: Sequence[P], shots: int, seed: int) -> list[P]:
+    """The pictures of `shots` patients of each class, drawn at random; a smaller draw is part of a
+    larger one. Without classes, of `shots` patients.
+
+    Raises SampleError where a class has fewer patients.
+    """
+    groups: dict[str, set[str]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.label, set()).add(picture.group)
+    shot_groups: set[tuple[str, str]] = set()
+    for label, members in sorted(groups.items()):
+        if len(members) < shots:
+            what = f"class {label!r} has" if label else "there are"
+            raise SampleError(f"{what} {len(members)} patients to learn from, fewer than {shots}")
+        order = sorted(members, key=lambda group: (group_hash(group, seed), group))
+        shot_groups |= {(label, group) for group in order[:shots]}
+    return [picture for picture in pictures if (picture.label, picture.group) in shot_groups]
 
 
 def group_key(group: str) -> str:
-    """A patient's identifier as it is compared."""
+    """A patient's identifier as it is compared: 010 and 10 are one patient."""
     return group.strip().lstrip("0") or "0"
+
+
+def _parts(pictures: Sequence[P]) -> dict[str, list[P]]:
+    return {name: [picture for picture in pictures if picture.split == name] for name in SPLITS}
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -122,17 +256,3 @@ def read_first_frame(path: Path) -> Frame:
         raise QCError(error.code, f"{path.name}: {error.message}") from error
     except StopIteration:
         raise QCError(ErrorCode.NO_FRAMES, f"{path.name} has no frames") from None
-
-
-def by_group(pictures: Collection[LabelledPicture]) -> dict[str, list[LabelledPicture]]:
-    """The pictures of each patient."""
-    groups: dict[str, list[LabelledPicture]] = defaultdict(list)
-    for picture in pictures:
-        groups[group_key(picture.group)].append(picture)
-    return dict(groups)
-
-
-def batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    """The paths, `size` at a time."""
-    for start in range(0, len(paths), size):
-        yield paths[start : start + size]

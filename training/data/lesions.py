@@ -20,11 +20,15 @@ import numpy as np
 from model.nextgen_uia.preprocess import Mask, read_mask
 from training.data.csv_rows import read_number, read_rows
 from training.data.heads import read_hc18 as read_head_samples
-from training.data.labelled import LabelledPicture, group_key
+from training.data.labelled import (
+    SPLITS,
+    LabelledPicture,
+    check_pictures,
+    check_split_names,
+    group_key,
+)
 from training.data.samples import SampleError, file_hash
-from training.data.splits import group_hash
 
-SPLITS = ("train", "val", "test")
 MASK_CLASSES = ("background", "lesion")
 HEAD_CLASSES = ("background", "head")
 _MORE = 9
@@ -43,18 +47,13 @@ class Ellipse:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesion:
+class Lesion(LabelledPicture):
     """A picture with its class, or with what is segmented in it."""
 
-    image: Path
-    group: str  # Patient or case: never divided.
-    split: str = ""  # One of SPLITS; empty: not divided yet.
-    label: str = ""  # Its class, where classes are told apart.
     masks: tuple[Path, ...] = ()  # Their union is segmented,
     ellipse: Ellipse | None = None  # or the inside of this.
     spacing_mm: float | None = None  # Side of a pixel.
     circumference_mm: float | None = None  # As somebody measured it.
-    location: str = ""  # File and row, for messages.
 
 
 def read_published(root: Path, task: str, dataset: str) -> list[Lesion]:
@@ -83,14 +82,14 @@ def read_published(root: Path, task: str, dataset: str) -> list[Lesion]:
             lesions.append(
                 Lesion(
                     image,
+                    labels.get(name, ""),
                     patients.get(name, Path(name).stem),
                     split,
-                    labels.get(name, ""),
+                    where,
                     masks,
-                    location=where,
                 )
             )
-    check_lesions(lesions)
+    check_pictures(lesions)
     return lesions
 
 
@@ -113,6 +112,7 @@ def read_hc18(folder: Path) -> list[Lesion]:
         lesions.append(
             Lesion(
                 folder / row["file"],
+                "",
                 groups[row["file"]],
                 ellipse=replace(ellipse, axis1=ellipse.axis1 - edge, axis2=ellipse.axis2 - edge),
                 spacing_mm=spacing_mm,
@@ -120,24 +120,15 @@ def read_hc18(folder: Path) -> list[Lesion]:
                 location=where,
             )
         )
-    lesions.sort(key=lambda lesion: lesion.image.name)
-    check_lesions(lesions)
+    lesions.sort(key=lambda lesion: lesion.path.name)
+    check_pictures(lesions)
     return lesions
 
 
 def of_labelled(pictures: Sequence[LabelledPicture]) -> list[Lesion]:
-    """Pictures of a CSV with classes, as of `training.data.labelled`. Raises SampleError."""
-    lesions = [
-        Lesion(each.path, group_key(each.group), each.split, each.label, location=each.path.name)
-        for each in pictures
-    ]
-    for lesion in lesions:
-        if lesion.split and lesion.split not in SPLITS:
-            raise SampleError(
-                f"{lesion.location}: split {lesion.split!r} is none of {', '.join(SPLITS)}"
-            )
-    check_lesions(lesions)
-    return lesions
+    """Pictures of a CSV with classes. Raises SampleError on a split that is none."""
+    check_split_names(pictures)
+    return [Lesion.of(picture) for picture in pictures]
 
 
 def read_truth(lesion: Lesion, height: int, width: int) -> Mask:
@@ -170,81 +161,6 @@ def draw_ellipse(ellipse: Ellipse, height: int, width: int) -> Mask:
     return np.asarray(inside, np.uint8)
 
 
-def divide(
-    lesions: Sequence[Lesion], held_out: float, validation: float, seed: int
-) -> list[Lesion]:
-    """The lesions with their split: the data set's own, or else about these shares of the groups
-    are for test and validation. Raises SampleError where some have a split and others have none."""
-    if any(lesion.split for lesion in lesions):
-        without = next((lesion for lesion in lesions if not lesion.split), None)
-        if without is not None:
-            raise SampleError(f"{without.location}: split is missing, which others have")
-        return list(lesions)
-
-    def split(group: str) -> str:
-        place = group_hash(group, seed)
-        if place < held_out:
-            return "test"
-        return "val" if place < held_out + (1 - held_out) * validation else "train"
-
-    return [replace(lesion, split=split(lesion.group)) for lesion in lesions]
-
-
-def part(lesions: Sequence[Lesion], split: str) -> list[Lesion]:
-    """The lesions of that split."""
-    return [lesion for lesion in lesions if lesion.split == split]
-
-
-def check_classes(lesions: Sequence[Lesion], classes: Sequence[str], split: str) -> None:
-    """Raises SampleError where a class has no picture in the split, or a picture another class."""
-    labels = {lesion.label for lesion in lesions}
-    for lesion in lesions:
-        if lesion.label not in classes:
-            raise SampleError(
-                f"{lesion.location}: class {lesion.label!r} is none of {', '.join(classes)}"
-            )
-    missing = [name for name in classes if name not in labels]
-    if missing:
-        raise SampleError(f"split {split} has no picture of class {missing[0]!r}")
-
-
-def draw_shots(lesions: Sequence[Lesion], shots: int, seed: int) -> list[Lesion]:
-    """The pictures of `shots` groups of each class, drawn at random; a smaller draw is part of a
-    larger one. Without classes, of `shots` groups.
-
-    Raises SampleError where a class has fewer groups.
-    """
-    groups: dict[str, set[str]] = {}
-    for lesion in lesions:
-        groups.setdefault(lesion.label, set()).add(lesion.group)
-    shot_groups: set[tuple[str, str]] = set()
-    for label, members in sorted(groups.items()):
-        if len(members) < shots:
-            what = f"class {label!r} has" if label else "there are"
-            raise SampleError(f"{what} {len(members)} patients to learn from, fewer than {shots}")
-        order = sorted(members, key=lambda group: (group_hash(group, seed), group))
-        shot_groups |= {(label, group) for group in order[:shots]}
-    return [lesion for lesion in lesions if (lesion.label, lesion.group) in shot_groups]
-
-
-def check_lesions(lesions: Sequence[Lesion]) -> None:
-    """Raises SampleError on a picture that is given twice, and on a patient in two splits."""
-    if not lesions:
-        raise SampleError("no pictures there")
-    first: dict[Path, Lesion] = {}
-    of_group: dict[str, Lesion] = {}
-    for lesion in lesions:
-        same = first.setdefault(lesion.image.resolve(), lesion)
-        if same is not lesion:
-            raise SampleError(f"{lesion.location}: the picture of {same.location} again")
-        other = of_group.setdefault(lesion.group, lesion)
-        if other.split != lesion.split:
-            raise SampleError(
-                f"{lesion.location} ({lesion.split}) and {other.location} ({other.split}) are of"
-                " one patient: put them into one split"
-            )
-
-
 def count_lesions(lesions: Iterable[Lesion]) -> dict[str, Any]:
     """Pictures and groups, and pictures of each class, for training.json."""
     lesions = list(lesions)
@@ -262,7 +178,7 @@ def lesions_hash(lesions: Iterable[Lesion]) -> str:
     for lesion in lesions:
         masks = " ".join(file_hash(path) for path in lesion.masks)
         digest.update(
-            f"{file_hash(lesion.image)} {lesion.label} {masks} {lesion.ellipse}\n".encode()
+            f"{file_hash(lesion.path)} {lesion.label} {masks} {lesion.ellipse}\n".encode()
         )
     return digest.hexdigest()
 

@@ -1,5 +1,4 @@
-"""Frames labelled with the plane that they show, of several kinds of data set, and their division
-by patient.
+"""Frames labelled with the plane that they show, of several kinds of data set.
 
 Kinds: the published annotation CSV over DICOM files; a CSV over pictures; a folder for each class;
 FETAL_PLANES_DB.
@@ -7,8 +6,8 @@ FETAL_PLANES_DB.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ from detector.frame import Frame
 from detector.imaging.reader import read_frames, read_header
 from model.dual_branch.network import check_classes
 from training.data.csv_rows import read_rows
-from training.data.labelled import group_key, read_labelled
+from training.data.labelled import (
+    LabelledPicture,
+    check_pictures,
+    check_split_names,
+    read_labelled,
+)
 from training.data.samples import SampleError, file_hash
-from training.data.splits import group_hash
 
-SPLITS = ("train", "val", "test")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _PATIENT = ("PatientID", "IssuerOfPatientID")
 _STILL = -1
@@ -31,15 +33,15 @@ _STILL = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
-    """A frame of a file, and which plane of the fetus it shows."""
+class Plane(LabelledPicture):
+    """A frame of a file, and which plane of the fetus it shows. Its group is a hash where the
+    patient comes from a header."""
 
-    path: Path
-    label: str  # name of its class
-    patient: str  # never divided between learning and judging; a hash where it comes from a header
-    frame: int = 1  # from 1, as everywhere
-    split: str | None = None  # one of SPLITS, where the data set says so
-    location: str = ""  # file and row, for messages
+    frame: int = 1  # From 1, as everywhere.
+
+    @property
+    def content(self) -> Hashable:
+        return self.path.resolve(), self.frame
 
 
 def read_annotations(path: Path, folder: Path) -> list[Plane]:
@@ -55,29 +57,20 @@ def read_annotations(path: Path, folder: Path) -> list[Plane]:
     classes: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         where = f"{path.name}: row {number}"
-        split = _parse_split(row["split"], where)
         _check_number_of_class(classes, row, where)
         file = files.find(row["SOPInstanceUID"].strip(), where)
         frame = _frame_number(_parse_frame(row["frame"], where), file.frames, where)
-        planes.append(Plane(file.path, row["class"], file.patient, frame, split, where))
-    _check(planes)
+        planes.append(Plane(file.path, row["class"], file.patient, row["split"], where, frame))
+    check_split_names(planes)
+    check_pictures(planes)
     return planes
 
 
 def read_pictures(path: Path, label_column: str = "class") -> list[Plane]:
     """A CSV (file, class, patient, and where wanted split) over pictures or DICOM stills beside it,
     in the order of its rows. Raises UsageError or SampleError with the row."""
-    planes = [
-        Plane(
-            picture.path,
-            picture.label,
-            group_key(picture.group),
-            split=_parse_split(picture.split, f"{path.name}: row {row}") if picture.split else None,
-            location=f"{path.name}: row {row}",
-        )
-        for row, picture in enumerate(read_labelled(path, label_column=label_column), 1)
-    ]
-    _check(planes)
+    planes = [Plane.of(picture) for picture in read_labelled(path, label_column=label_column)]
+    check_split_names(planes)
     return planes
 
 
@@ -91,7 +84,7 @@ def read_class_folders(folder: Path) -> list[Plane]:
     ]
     if not planes:
         raise SampleError(f"{folder} has no pictures in folders of classes (CLASS/PATIENT_1.png)")
-    _check(planes)
+    check_pictures(planes)
     return planes
 
 
@@ -117,69 +110,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def leave_out(planes: Sequence[Plane], classes: Sequence[str]) -> list[Plane]:
-    """The planes without those of these classes; raises SampleError on a class that is none."""
-    labels = {plane.label for plane in planes}
-    for name in classes:
-        if name not in labels:
-            raise SampleError(
-                f"--leave-out {name}: the data have no such class, but {', '.join(sorted(labels))}"
-            )
-    return [plane for plane in planes if plane.label not in classes]
-
-
-def check_labels(planes: Sequence[Plane], classes: Sequence[str]) -> None:
-    """Raises SampleError on a plane whose class is none of `classes`."""
-    for plane in planes:
-        if plane.label not in classes:
-            raise SampleError(
-                f"{plane.location}: class {plane.label!r} is none of {', '.join(classes)};"
-                " correct it, name it (--classes) or leave it out (--leave-out)"
-            )
-
-
-def check_present(planes: Sequence[Plane], classes: Sequence[str], split: str) -> None:
-    """Raises SampleError where a class has no plane in this split: it could not be learnt."""
-    missing = [name for name in classes if name not in {plane.label for plane in planes}]
-    if missing:
-        raise SampleError(
-            f"split {split} has no picture of {', '.join(map(repr, missing))}: add some, or name"
-            " the classes without it (--classes)"
-        )
-
-
-def divide(
-    planes: Sequence[Plane], share: float, seed: int
-) -> tuple[list[Plane], list[Plane], list[Plane]]:
-    """(train, val, test): as the data set says; where it says nothing, about `share` of the
-    patients validate, and none is kept for testing."""
-    if any(plane.split for plane in planes):
-        unsplit = next((plane for plane in planes if not plane.split), None)
-        if unsplit is not None:
-            raise SampleError(f"{unsplit.location}: split is missing, which other rows have")
-    else:
-        planes = [
-            replace(plane, split=SPLITS[group_hash(plane.patient, seed) < share])
-            for plane in planes
-        ]
-    train, val, test = ([plane for plane in planes if plane.split == name] for name in SPLITS)
-    return train, val, test
-
-
-def leave_fold_out(
-    planes: Sequence[Plane], fold: int, folds: int, seed: int
-) -> tuple[list[Plane], list[Plane]]:
-    """(training, held out): the patients of that fold are held out.
-
-    Raises SampleError where the data set has splits of its own.
-    """
-    if any(plane.split for plane in planes):
-        raise SampleError("--fold goes with data without splits; these have their own")
-    held_out = [p for p in planes if int(group_hash(p.patient, seed) * folds) == fold]
-    patients = {plane.patient for plane in held_out}
-    return [plane for plane in planes if plane.patient not in patients], held_out
-
-
 def read_frame(plane: Plane) -> Frame:
     """The plane's frame in RGB, however it is stored. Raises QCError naming its row."""
     try:
@@ -195,7 +125,7 @@ def count_planes(planes: Sequence[Plane]) -> list[dict[str, Any]]:
         {
             "class": label,
             "pictures": count,
-            "patients": len({plane.patient for plane in planes if plane.label == label}),
+            "patients": len({plane.group for plane in planes if plane.label == label}),
         }
         for label, count in sorted(pictures.items())
     ]
@@ -288,12 +218,6 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _parse_split(value: str, where: str) -> str:
-    if value not in SPLITS:
-        raise SampleError(f"{where}: split {value!r} is none of {', '.join(SPLITS)}")
-    return value
-
-
 def _parse_frame(value: str, where: str) -> int:
     try:
         return int(value)
@@ -324,22 +248,6 @@ def _check_number_of_class(classes: dict[str, str], row: dict[str, str], where: 
             f"{where}: class_int {number} is {row['class']!r} here, but"
             f" {classes[f'class_int {number}']!r} above"
         )
-
-
-def _check(planes: Sequence[Plane]) -> None:
-    """Raises SampleError on a frame that is given twice and on a patient in two splits."""
-    first: dict[tuple[Path, int], Plane] = {}
-    of_patient: dict[str, Plane] = {}
-    for plane in planes:
-        same = first.setdefault((plane.path.resolve(), plane.frame), plane)
-        if same is not plane:
-            raise SampleError(f"{plane.location}: the frame of {same.location} again")
-        other = of_patient.setdefault(plane.patient, plane)
-        if other.split != plane.split:
-            raise SampleError(
-                f"{plane.location} ({plane.split}) and {other.location} ({other.split}) are of one"
-                " patient: put them into one split"
-            )
 
 
 def _below(path: Path, folder: Path) -> str:

@@ -15,7 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from model.calibration import expected_calibration_error
+from training.evaluation.curves import auroc, roc
 from training.evaluation.multiclass import multiclass_metrics
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's."""
 
 
 def plane_metrics(
@@ -48,8 +52,17 @@ def plane_metrics(
         name for name, n in zip(classes, matrix.sum(1), strict=True) if n == 0
     ]
     figures["ECE"] = float(expected_calibration_error(p.max(1), predicted == y))
-    plain: dict[str, Any] = _without_nan(figures)
+    plain: dict[str, Any] = without_nan(figures)
     return plain
+
+
+def without_nan(figures: Any) -> Any:
+    """The plain values with None for what is no number."""
+    if isinstance(figures, dict):
+        return {name: without_nan(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [without_nan(value) for value in figures]
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def print_plane_metrics(figures: Mapping[str, Any], console: Console | None = None) -> None:
@@ -83,6 +96,30 @@ def print_plane_metrics(figures: Mapping[str, Any], console: Console | None = No
         console.print(f"no picture of: {', '.join(figures['absent classes'])}", highlight=False)
 
 
+def print_abstention(figures: Mapping[str, Any], console: Console | None = None) -> None:
+    """How many pictures get a class, how good these are, and how many unknown ones get none."""
+    console = console or Console()
+    abstention = figures["with abstention"]
+    line = f"of {abstention['coverage']['value']:.0%} that get a class: "
+    if abstention["macro F1"] is None:
+        line = "no picture gets a class"
+    else:
+        line += ", ".join(
+            f"{name} {_short(abstention[name]['value'])} (95 %"
+            f" {_short(abstention[name]['interval'][0])} to"
+            f" {_short(abstention[name]['interval'][1])})"
+            for name in ("macro F1", "accuracy")
+        )
+    console.print(line, highlight=False, soft_wrap=True)
+    if "unknown" in figures:
+        unknown = figures["unknown"]
+        console.print(
+            f"of {unknown['pictures']} pictures of unknown classes {unknown['rejected']:.0%} get"
+            " none",
+            highlight=False,
+        )
+
+
 def draw_confusion_matrix(figures: Mapping[str, Any], path: Path) -> None:
     """Write the matrix, in shares of each row, as a picture of the kind that the file's name says
     (.svg, .png or .pdf). Needs no display."""
@@ -103,8 +140,48 @@ def draw_confusion_matrix(figures: Mapping[str, Any], path: Path) -> None:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 text = f"{matrix[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=colour)
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, metadata=metadata)
+        _save(figure, path)
+
+
+def draw_roc(
+    probability: npt.ArrayLike, truth: npt.ArrayLike, classes: Sequence[str], path: Path
+) -> None:
+    """Write the ROC curve of each class against all others, with its area, as a picture of the kind
+    that the file's name says (.svg, .png or .pdf): `probability` (N, C), `truth` (N,) class
+    indices. A class that no picture or every picture shows has no curve. Needs no display."""
+    p, y = np.asarray(probability, float), np.asarray(truth, np.intp)
+    lines = [(colour, style) for style in ("-", "--", ":") for colour in _COLOURS]
+    with mpl.rc_context({"font.size": 8, "svg.hashsalt": "qc-model"}):
+        figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
+        for index, name in enumerate(classes):
+            is_class = y == index
+            curve = roc(p[:, index], is_class)
+            if curve["true positive rate"]:
+                colour, style = lines[index % len(lines)]
+                axes.plot(
+                    curve["false positive rate"],
+                    curve["true positive rate"],
+                    color=colour,
+                    linestyle=style,
+                    label=f"{name} {auroc(p[:, index], is_class):.3f}",
+                )
+        axes.set(
+            xlabel="1 \u2212 specificity",
+            ylabel="sensitivity",
+            title="ROC of each class, with its area",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+        )
+        if len(axes.lines) > 1:
+            axes.legend(loc="lower right")
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # The same figures give the same bytes.
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _class_report(matrix: npt.NDArray[np.int64], index: int) -> dict[str, Any]:
@@ -117,15 +194,6 @@ def _class_report(matrix: npt.NDArray[np.int64], index: int) -> dict[str, Any]:
         "pictures": support,
         "predicted": predicted,
     }
-
-
-def _without_nan(figures: Any) -> Any:
-    """The plain values with None for what is no number."""
-    if isinstance(figures, dict):
-        return {name: _without_nan(value) for name, value in figures.items()}
-    if isinstance(figures, list):
-        return [_without_nan(value) for value in figures]
-    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def _short(value: float | None) -> str:

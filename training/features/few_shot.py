@@ -51,10 +51,11 @@ def few_shot_curve(
                 scores[row, repeat, fold] = macro_f1(
                     confusion_matrix(test.labels, predicted, classes)
                 )
-    return [_point(count, each) for count, each in zip(shots, scores, strict=True)]
+    return [curve_point(count, each) for count, each in zip(shots, scores, strict=True)]
 
 
-def _point(count: int, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+def curve_point(count: int, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """A point of the curve of scores (repetitions, folds)."""
     means = scores.mean(1) if len(scores) > 1 else scores[0]
     low, high = np.percentile(means, (2.5, 97.5))
     return {

@@ -1,19 +1,17 @@
 """Tune adapters of CLIP's image tower on pictures and their captions, by symmetric InfoNCE.
 
-The text tower is frozen and evaluates: each caption is encoded once. From top to bottom: the loop
-over epochs, a run's state, pairs.
+The text tower is frozen and evaluates: each caption is encoded once. From top to bottom: a
+training, pairs, what a batch and a validation are. The loop: beside this file.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from detector.console import UsageError
@@ -30,10 +28,11 @@ from model.nextgen_uia.network import ClipTower
 from training.adapter_recipes import CaptionRecipe
 from training.data.captions import Captioned, captions_hash
 from training.data.labelled import read_first_frame
-from training.data.samples import file_hash
 from training.train import runs
+from training.train.loop import EpochTraining, train_epochs
 from training.train.losses import contrastive_loss
-from training.train.optim import schedule
+
+_Batch = tuple[Tensor, Sequence[int]]
 
 
 def tune_on_captions(
@@ -55,48 +54,27 @@ def tune_on_captions(
     nothing could be learnt or validated, QCError where a loss is not finite.
     """
     check_pairs(training, validation, recipe)
-    console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     tower = ClipTower(network.clip, adapters.layers)
     sha256 = checkpoint.tower_sha256(tower)
     add_adapters(network.clip, adapters)
-    run = _Run(network, encoder, training, recipe, adapters, sha256)
-    path = out / runs.CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if resume and path.is_file():
-        with runs.reading(path):
-            run.load(path)
-        console.print(f"resumed after epoch {run.epoch} of {recipe.epochs}")
-    held_out = Pairs(validation, network, encoder)
-    while run.epoch < recipe.epochs and run.epoch - run.best_epoch < recipe.patience:
-        started = time.monotonic()
-        loss = run.train_epoch()
-        validated = validation_loss(network, held_out, recipe)
-        run.end_epoch(loss, validated)
-        console.print(
-            f"epoch {run.epoch}/{recipe.epochs} loss {loss:.4f} validation {validated:.4f}"
-            f" ({time.monotonic() - started:.0f} s)",
-            soft_wrap=True,
-        )
-        run.save(path)
-    if not run.best:
-        raise UsageError("no validation gave a finite loss: lower --learning-rate")
-    run.load_learnt(run.best)
+    run = _Run(network, encoder, training, validation, recipe, adapters, sha256)
+    train_epochs(run, out, resume=resume)
     facts = {
         "command": command,
         "recipe": recipe.to_json(),
         "adapters": adapters.to_json(),
         "tower": tower.facts() | {"sha256": sha256},
         "losses": run.losses,
-        "validation losses": run.validated,
+        "validation losses": run.validations,
         "best epoch": run.best_epoch,
         "learnt parameters": sum(p.numel() for _, p in run.parameters),
         "training": {"pairs": len(training), "sha256": run.facts["pairs"]},
-        "validation": {"pairs": len(validation), "loss": run.best_loss},
+        "validation": {"pairs": len(validation), "loss": run.best_value},
     }
     checkpoint.save_trained(out, tower, sha256, adapters=adapters, recipe=recipe.to_json())
-    learnt = sorted({file_hash(pair.image) for pair in training})
-    (out / runs.PICTURES).write_text("".join(f"{line}\n" for line in learnt), encoding="ascii")
+    runs.write_learnt(out, (pair.image for pair in training), set())
+    runs.write_validated(out, (pair.image for pair in validation))
     runs.write_facts(out, facts)
     return facts
 
@@ -192,103 +170,61 @@ def validation_loss(network: FetalClip, pairs: Pairs, recipe: CaptionRecipe) -> 
     return float(np.mean(values))
 
 
-class _Run:
-    """State of a run: adapters, optimiser, epoch, losses, and the best so far."""
+class _Run(EpochTraining):
+    """Pictures and their captions; adapters learn. The lowest loss is the best."""
+
+    validations_key = "validated"
+    worst = math.inf
+    recipe: CaptionRecipe
 
     def __init__(
         self,
         network: FetalClip,
         encoder: TextEncoder,
         training: Sequence[Captioned],
+        validation: Sequence[Captioned],
         recipe: CaptionRecipe,
         adapters: AdapterConfig,
         sha256: str,
     ) -> None:
-        self.network = network
-        self.recipe = recipe
-        self.pairs = Pairs(training, network, encoder)
-        self.parameters = list(adapter_parameters(network.clip))
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p], "weight_decay": recipe.weight_decay if p.ndim > 1 else 0.0}
-                for _, p in self.parameters
-            ],
-            betas=(0.9, 0.95),
-        )
-        self.facts = {
-            **recipe.to_json(),
-            "adapters": adapters.to_json(),
-            "tower": sha256,
-            "pairs": captions_hash(training),
-        }
-        self.steps = len(training) // recipe.batch
-        self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
-        self.losses: list[float] = []
-        self.validated: list[float | None] = []
-        self.best: dict[str, Tensor] = {}
-
-    def train_epoch(self) -> float:
-        """Train one epoch; returns its mean loss."""
-        recipe, scale = self.recipe, torch.tensor(1 / self.recipe.temperature)
-        generator = np.random.default_rng((recipe.seed, self.epoch))
-        order = [int(each) for each in generator.permutation(len(self.pairs.pairs))]
-        set_training_mode(self.network.clip)
-        values: list[float] = []
-        for start in range(0, self.steps * recipe.batch, recipe.batch):
-            step = self.epoch * self.steps + len(values)
-            # Dropout of a step is the same after a resumption.
-            torch.manual_seed(recipe.seed + 1_000_003 * (step + 1))
-            rows = order[start : start + recipe.batch]
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * schedule(
-                    step, recipe.epochs * self.steps, self.steps
-                )
-            features = encode_pictures(self.network, self.pairs.pictures(rows))
-            captions = [self.pairs.pairs[row].caption for row in rows]
-            loss = contrastive_loss(features, self.pairs.texts[rows], scale, captions)
-            values.append(float(loss.detach()))
-            runs.check_loss(values[-1], step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([p for _, p in self.parameters], 1.0)
-            self.optimizer.step()
-        return float(np.mean(values))
-
-    def end_epoch(self, loss: float, validated: float) -> None:
-        """Count the epoch. A validation that is not finite is never the best."""
-        self.epoch += 1
-        self.losses.append(loss)
-        self.validated.append(validated if math.isfinite(validated) else None)
-        if math.isfinite(validated) and validated < self.best_loss:
-            self.best = {n: p.detach().clone() for n, p in self.parameters}
-            self.best_epoch, self.best_loss = self.epoch, validated
-
-    def load_learnt(self, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters:
-                parameter.copy_(values[name])
-        self.network.clip.eval()
-
-    def save(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
-        torch.save(
+        parameters = list(adapter_parameters(network.clip))
+        super().__init__(
+            network.clip,
+            parameters,
+            torch.optim.AdamW(
+                [
+                    {"params": [p], "weight_decay": recipe.weight_decay if p.ndim > 1 else 0.0}
+                    for _, p in parameters
+                ],
+                betas=(0.9, 0.95),
+            ),
+            recipe,
             {
-                "learnt": {n: p.detach() for n, p in self.parameters},
-                "optimizer": self.optimizer.state_dict(),
-                "best": self.best,
-                "run": self.facts,
-                "place": [self.epoch, self.best_epoch, self.best_loss],
-                "losses": self.losses,
-                "validated": self.validated,
+                **recipe.to_json(),
+                "adapters": adapters.to_json(),
+                "tower": sha256,
+                "pairs": captions_hash(training),
             },
-            partial,
+            len(training),
+            recipe.patience,
         )
-        partial.replace(path)
+        self.clip = network
+        self.pairs, self.held_out = (
+            Pairs(part, network, encoder) for part in (training, validation)
+        )
+        self.scale = torch.tensor(1 / recipe.temperature)
 
-    def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.network.device)
-        runs.check_resumed(state["run"], self.facts)
-        self.load_learnt(state["learnt"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.losses, self.validated = state["best"], state["losses"], state["validated"]
-        self.epoch, self.best_epoch, self.best_loss = state["place"]
+    def batch(self, rows: Sequence[int], generator: np.random.Generator) -> _Batch:
+        return self.pairs.pictures(rows), rows
+
+    def loss(self, batch: _Batch) -> Tensor:
+        pictures, rows = batch
+        features = encode_pictures(self.clip, pictures)
+        captions = [self.pairs.pairs[row].caption for row in rows]
+        return contrastive_loss(features, self.pairs.texts[rows], self.scale, captions)
+
+    def validate(self) -> dict[str, float]:
+        return {"loss": validation_loss(self.clip, self.held_out, self.recipe)}
+
+    def train_mode(self) -> None:
+        set_training_mode(self.network)

@@ -1,14 +1,11 @@
 """Train the dual-branch classifier on frames labelled with their plane.
 
-From top to bottom: prediction, the pictures of a run, augmentation, the loop over epochs, one run's
-state. Recipe: `training.family_recipes`; losses: beside this file.
+From top to bottom: prediction, the pictures of a run, augmentation, a training, what a batch and a
+validation are. Recipe: `training.family_recipes`; the loop and the losses: beside this file.
 """
 
 import math
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +13,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
 from detector.console import UsageError
 from detector.frame import Frame, Pixels
-from model.dual_branch.checkpoint import save_dual_branch
+from model.dual_branch.checkpoint import load_backbones, save_dual_branch
 from model.dual_branch.network import DualBranch, DualBranchConfig
 from model.dual_branch.preprocess import Preprocessor
 from training.data.augment import retone
 from training.data.planes import Plane, count_planes, planes_hash, read_frame
 from training.data.samples import file_hash
+from training.evaluation.abstention import Abstention, fit_abstention, save_abstention
 from training.evaluation.multiclass import confusion_matrix, macro_f1
 from training.family_recipes import DualBranchRecipe
 from training.train import runs
 from training.train.imbalance_losses import ImbalanceLoss
-from training.train.optim import schedule
+from training.train.loop import EpochTraining, check_parts, train_epochs, trainable_parameters
 from training.train.precision import autocast
 
 CACHE_BYTES = 2 << 30
@@ -118,6 +113,8 @@ def train_dual_branch(
     *,
     device: torch.device | str = "cpu",
     start: DualBranch | None = None,
+    backbones: Mapping[str, Path] | None = None,
+    learnt_before: Set[str] | None = frozenset(),
     resume: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
@@ -125,53 +122,28 @@ def train_dual_branch(
     facts, those of training.json.
 
     `start` is a network whose backbones it begins with, and whose head where its classes are the
-    same. A checkpoint after each epoch allows `resume`, to the same losses. Raises UsageError
-    where nothing could be learnt or validated, QCError where a loss is not finite.
+    same; `learnt_before` the SHA-256 of the pictures that it learnt from, None where unknown.
+    `backbones` are files of weights in timm's names, by the backbones' names. A checkpoint after
+    each epoch allows `resume`, to the same losses. Raises UsageError where nothing could be learnt
+    or validated, QCError where a loss is not finite or a file is of another backbone.
     """
-    check_training(training, validation, recipe)
-    console = Console(stderr=True)
+    check_parts(training, validation, recipe.batch)
     torch.manual_seed(recipe.seed)
     network = DualBranch(config)
     if start is not None:
         load_start(network, start)
+    load_backbones(network, backbones or {})
     if recipe.frozen_backbones:
         network.freeze_backbones()
-    run = _Run(network.to(device), recipe, training)
-    checkpoint = out / runs.CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if resume and checkpoint.is_file():
-        with runs.reading(checkpoint):
-            run.load(checkpoint)
-        console.print(f"resumed after epoch {run.epoch} of {recipe.epochs}")
-    held_out = Pictures(validation, run.pictures.preprocessor)
-    truth = [plane.label for plane in validation]
-    console.print(f"{len(training)} pictures, {run.steps} steps an epoch, on {network.device}")
-    # Figures of an epoch that a kill left half written are written anew.
-    with SummaryWriter(str(out / runs.LOGS), purge_step=run.epoch + 1) as writer:
-        while run.epoch < recipe.epochs:
-            started = time.monotonic()
-            loss = run.train_epoch(console)
-            predicted = [config.classes[i] for i in predict(network, held_out).argmax(1)]
-            confusion = confusion_matrix(truth, predicted, config.classes)
-            score = macro_f1(confusion)
-            accuracy = float(np.trace(confusion) / confusion.sum())
-            run.end_epoch(loss, score)
-            writer.add_scalar("loss/train", loss, run.epoch)
-            writer.add_scalar("validation/macro F1", score, run.epoch)
-            writer.add_scalar("validation/accuracy", accuracy, run.epoch)
-            console.print(
-                f"epoch {run.epoch}/{recipe.epochs} loss {loss:.4f} macro F1 {score:.3f} accuracy"
-                f" {accuracy:.3f} ({time.monotonic() - started:.0f} s)",
-                soft_wrap=True,
-            )
-            run.save(checkpoint)
-    network.load_state_dict(run.best)
-    runs.check_network(network)
+    run = _Run(network.to(device), recipe, training, validation)
+    train_epochs(run, out, resume=resume)
+    abstention = _write_model(out, run, training, validation, learnt_before)
     facts = {
         "command": command,
         "config": config.to_json(),
         "recipe": recipe.to_json(),
         "start": None if start is None else start.config.to_json(),
+        "backbones": {name: file_hash(path) for name, path in (backbones or {}).items()},
         "losses": run.losses,
         "best epoch": run.best_epoch,
         "training": {
@@ -181,40 +153,34 @@ def train_dual_branch(
         },
         "validation": {
             "images": len(validation),
-            "macro F1": run.best_score,
+            "macro F1": run.best_value,
+            "abstention": abstention.to_json(),
             "data": count_planes(validation),
         },
     }
-    save_dual_branch(out, network, recipe.to_json())
-    learnt = sorted({file_hash(plane.path) for plane in training})
-    (out / runs.PICTURES).write_text("".join(f"{line}\n" for line in learnt), encoding="ascii")
     runs.write_facts(out, facts)
     return facts
 
 
-def check_training(
-    training: Sequence[Plane], validation: Sequence[Plane], recipe: DualBranchRecipe
-) -> None:
-    """Raises UsageError where a run could not train or validate, or would leak a patient."""
-    if not training:
-        raise UsageError("no picture is left to learn from: hold out fewer (--held-out)")
-    if not validation:
-        raise UsageError(
-            "no picture is held out to validate with: give a larger --held-out, another --seed, or"
-            " rows of split val"
-        )
-    if len(training) < recipe.batch:
-        raise UsageError(
-            f"{len(training)} pictures an epoch are fewer than a batch of {recipe.batch}: give"
-            f" --batch {len(training)} or less"
-        )
-    patients = {plane.patient: plane for plane in training}
-    for plane in validation:
-        if plane.patient in patients:
-            raise UsageError(
-                f"{plane.location} is held out, but its patient is learnt from in"
-                f" {patients[plane.patient].location}"
-            )
+def _write_model(
+    out: Path,
+    run: "_Run",
+    training: Sequence[Plane],
+    validation: Sequence[Plane],
+    learnt_before: Set[str] | None,
+) -> Abstention:
+    """Write the network, below which probability it names no class, and what it has seen."""
+    save_dual_branch(out, run.network, run.recipe.to_json())
+    classes = run.network.config.classes
+    abstention = fit_abstention(
+        predict(run.network, run.held_out),
+        [classes.index(plane.label) for plane in validation],
+        [plane.group for plane in validation],
+    )
+    save_abstention(out / runs.ABSTENTION, abstention)
+    runs.write_learnt(out, (plane.path for plane in training), learnt_before)
+    runs.write_validated(out, (plane.path for plane in validation))
+    return abstention
 
 
 def load_start(network: DualBranch, start: DualBranch) -> None:
@@ -234,110 +200,72 @@ def load_start(network: DualBranch, start: DualBranch) -> None:
         network.head.load_state_dict(start.head.state_dict())
 
 
-class _Run:
-    """State of a run: weights, optimiser, epoch, losses, and the best weights so far."""
+class _Run(EpochTraining):
+    """Planes and their classes; all weights are kept, with the statistics of normalisation."""
+
+    weights_key = "network"
+    network: DualBranch
+    recipe: DualBranchRecipe
 
     def __init__(
-        self, network: DualBranch, recipe: DualBranchRecipe, training: Sequence[Plane]
+        self,
+        network: DualBranch,
+        recipe: DualBranchRecipe,
+        training: Sequence[Plane],
+        validation: Sequence[Plane],
     ) -> None:
+        super().__init__(
+            network,
+            trainable_parameters(network),
+            torch.optim.AdamW(_parameter_groups(network, recipe)),
+            recipe,
+            recipe.to_json() | network.config.to_json() | {"pictures": planes_hash(training)},
+            len(training),
+        )
         classes = network.config.classes
-        self.network = network
-        self.recipe = recipe
-        self.pictures = Pictures(training, Preprocessor(network.config))
+        self.pictures, self.held_out = (
+            Pictures(planes, Preprocessor(network.config)) for planes in (training, validation)
+        )
         self.targets = torch.tensor([classes.index(plane.label) for plane in training])
         counts = torch.bincount(self.targets, minlength=len(classes)).tolist()
-        self.loss = ImbalanceLoss(recipe, counts).to(network.device)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(network, recipe))
-        self.facts = (
-            recipe.to_json() | network.config.to_json() | {"pictures": planes_hash(training)}
-        )
-        self.steps = len(training) // recipe.batch
-        self.epoch = 0
-        self.losses: list[float] = []
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch, self.best_score = 0, -1.0
+        self.imbalance_loss = ImbalanceLoss(recipe, counts).to(self.device)
 
-    def train_epoch(self, console: Console) -> float:
-        """Train one epoch; returns its mean loss."""
-        recipe, device = self.recipe, self.network.device
-        order = np.random.default_rng((recipe.seed, self.epoch)).permutation(len(self.pictures))
-        starts = range(0, self.steps * recipe.batch, recipe.batch)
-        self.network.train()
-        if recipe.frozen_backbones:
-            # Their batch statistics stay, too.
-            self.network.branches.eval()
-        values: list[float] = []
-        with ThreadPoolExecutor(1) as executor:
-            pending = executor.submit(self._batch, order, 0)
-            for start in track(
-                starts,
-                f"epoch {self.epoch + 1}",
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            ):
-                pictures, targets = pending.result()
-                if start + recipe.batch in starts:
-                    pending = executor.submit(self._batch, order, start + recipe.batch)
-                step = self.epoch * self.steps + len(values)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * self._rate(step)
-                with autocast(device):
-                    logits = self.network(pictures.to(device))
-                value = self.loss(logits, targets.to(device), self.epoch)
-                values.append(float(value.detach()))
-                runs.check_loss(values[-1], step)
-                self.optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-                self.optimizer.step()
-        return float(np.mean(values))
-
-    def end_epoch(self, loss: float, score: float) -> None:
-        """Count the epoch; of equal scores the earlier one stays the best."""
-        self.epoch += 1
-        self.losses.append(loss)
-        if score > self.best_score:
-            self.best = deepcopy(self.network.state_dict())
-            self.best_epoch, self.best_score = self.epoch, score
-
-    def save(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "best": self.best,
-                "run": self.facts,
-                "place": [self.epoch, self.best_epoch, self.best_score],
-                "losses": self.losses,
-            },
-            partial,
-        )
-        partial.replace(path)
-
-    def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.network.device)
-        runs.check_resumed(state["run"], self.facts)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.losses = state["best"], state["losses"]
-        self.epoch, self.best_epoch, self.best_score = state["place"]
-
-    def _rate(self, step: int) -> float:
-        if not self.recipe.cosine:
-            return 1.0
-        return schedule(step, self.recipe.epochs * self.steps, self.steps)
-
-    def _batch(self, order: npt.NDArray[np.intp], start: int) -> tuple[Tensor, Tensor]:
-        """Normalised pictures (B, 3, H, W) and their classes (B,); the same for the same seed,
-        epoch and place, whatever was drawn before."""
-        generator = np.random.default_rng((self.recipe.seed, self.epoch, start))
-        indices = order[start : start + self.recipe.batch]
-        canvases = [self.pictures.canvas(int(index)) for index in indices]
+    def batch(self, rows: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Normalised pictures (B, 3, H, W) and their classes (B,)."""
+        canvases = [self.pictures.canvas(row) for row in rows]
         if self.recipe.augment:
             canvases = [augment(canvas, generator) for canvas in canvases]
-        return self.pictures.preprocessor.normalise(canvases), self.targets[indices]
+        return self.pictures.preprocessor.normalise(canvases), self.targets[rows]
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        pictures, targets = (each.to(self.device) for each in batch)
+        with autocast(self.device):
+            logits = self.network(pictures)
+        value: Tensor = self.imbalance_loss(logits, targets, self.epoch)
+        return value
+
+    def validate(self) -> dict[str, float]:
+        classes = self.network.config.classes
+        predicted = [classes[i] for i in predict(self.network, self.held_out).argmax(1)]
+        truth = [plane.label for plane in self.held_out.planes]
+        confusion = confusion_matrix(truth, predicted, classes)
+        accuracy = float(np.trace(confusion) / confusion.sum())
+        return {"macro F1": macro_f1(confusion), "accuracy": accuracy}
+
+    def train_mode(self) -> None:
+        self.network.train()
+        if self.recipe.frozen_backbones:
+            # Their batch statistics stay, too.
+            self.network.branches.eval()
+
+    def rate(self, step: int) -> float:
+        return super().rate(step) if self.recipe.cosine else 1.0
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.network.state_dict())
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(weights)
 
 
 def _parameter_groups(network: DualBranch, recipe: DualBranchRecipe) -> list[dict[str, Any]]:

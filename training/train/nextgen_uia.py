@@ -1,12 +1,12 @@
 """Train a head on a tower, with or without adapters: classes of pictures, or masks.
 
-From top to bottom: the loop over epochs, what a run was given, its state and its epoch, pictures,
-prediction. Recipe: `training.adapter_recipes`. The test split is never read here.
+From top to bottom: a training, what it begins with, what a batch and a validation are, pictures,
+prediction. Recipe: `training.adapter_recipes`; the loop: beside this file. The test split is never
+read here.
 """
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from detector.console import UsageError
 from detector.frame import Pixels
@@ -41,12 +39,11 @@ from training.adapter_recipes import HeadRecipe
 from training.data.augment import retone
 from training.data.labelled import read_first_frame
 from training.data.lesions import Lesion, count_lesions, lesions_hash, read_truth
-from training.data.samples import file_hash
 from training.evaluation.multiclass import confusion_matrix, macro_f1
 from training.evaluation.segmentation import agreement
 from training.train import runs
 from training.train.adapter_losses import dice_ce_loss, focal_loss
-from training.train.optim import schedule
+from training.train.loop import EpochTraining, check_parts, train_epochs, trainable_parameters
 
 BETAS = (0.9, 0.95)
 MAX_SCALE, MAX_SHIFT = math.log(1.2), 0.08
@@ -58,58 +55,34 @@ def train_head(
     tower: Tower,
     config: HeadConfig,
     training: Sequence[Lesion],
-    validation: Sequence[Lesion],
+    validation: Sequence[Lesion] | None,
     out: Path,
     recipe: HeadRecipe,
     *,
     adapters: AdapterConfig | None = None,
     start: checkpoint.Trained | None = None,
+    learnt_before: Set[str] | None = frozenset(),
     resume: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Train, write what learnt, of the epoch of the best validation, to `out`, and return the facts
-    of training.json. The score is the mean Dice of pictures, or macro-F1.
+    of training.json. The score is the mean Dice of pictures, or macro-F1. Without `validation`,
+    as for a few shots, the last epoch is written.
 
-    New `adapters`, or those of `start`, learn with the head: of blocks that it reads. A checkpoint
-    after each epoch allows `resume`, to the same losses. Raises UsageError where nothing could be
-    learnt or validated, QCError where a loss is not finite or no validation was.
+    New `adapters`, or those of `start`, learn with the head: of blocks that it reads.
+    `learnt_before` are the SHA-256 of the pictures that the start learnt from, None where unknown.
+    A checkpoint after each epoch allows `resume`, to the same losses. Raises UsageError where
+    nothing could be learnt or validated, QCError where a loss is not finite.
     """
-    check_training(training, validation, recipe)
-    console = Console(stderr=True)
+    if validation is not None:
+        check_parts(training, validation, recipe.batch)
     torch.manual_seed(recipe.seed)
     device = next(tower.parameters()).device
     sha256 = checkpoint.tower_sha256(tower)
     adapters = _begin_with(tower, adapters, start)
     network = AdaptedNetwork(tower, config).to(device)
-    run = _Run(network, adapters, training, recipe, sha256)
-    path = out / runs.CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if resume and path.is_file():
-        with runs.reading(path):
-            run.load(path)
-        console.print(f"resumed after epoch {run.epoch} of {recipe.epochs}")
-    held_out = Pictures(validation, tower.side, config)
-    with SummaryWriter(str(out / runs.LOGS), purge_step=run.epoch + 1) as writer:
-        while run.epoch < recipe.epochs and run.epoch - run.best_epoch < recipe.patience:
-            started = time.monotonic()
-            loss = run.train_epoch()
-            score = validation_score(network, held_out, recipe.batch)
-            run.end_epoch(loss, score)
-            writer.add_scalar("loss/train", loss, run.epoch)
-            writer.add_scalar("validation/score", score, run.epoch)
-            console.print(
-                f"epoch {run.epoch}/{recipe.epochs} loss {loss:.4f} validation {score:.4f}"
-                f" ({time.monotonic() - started:.0f} s)",
-                soft_wrap=True,
-            )
-            run.save(path)
-    if not run.best:
-        raise UsageError(
-            "no validation gave a finite score: look at the pictures held out, or lower"
-            " --learning-rate"
-        )
-    run.load_learnt(run.best)
-    runs.check_network(network)
+    run = _Run(network, adapters, training, validation, recipe, sha256)
+    train_epochs(run, out, resume=resume)
     facts = {
         "command": command,
         "recipe": recipe.to_json(),
@@ -117,11 +90,13 @@ def train_head(
         "adapters": None if adapters is None else adapters.to_json(),
         "tower": tower.facts() | {"sha256": sha256},
         "losses": run.losses,
-        "scores": run.scores,
+        "scores": run.validations,
         "best epoch": run.best_epoch,
         "learnt parameters": sum(p.numel() for _, p in run.parameters),
         "training": count_lesions(training) | {"sha256": run.facts["pictures"]},
-        "validation": count_lesions(validation) | {"score": run.best_score},
+        "validation": None
+        if validation is None
+        else count_lesions(validation) | {"score": run.best_value},
     }
     checkpoint.save_trained(
         out,
@@ -133,32 +108,10 @@ def train_head(
         tuned=recipe.tune_tower or (start is not None and start.tuned),
         recipe=recipe.to_json(),
     )
-    learnt = sorted({file_hash(lesion.image) for lesion in training})
-    (out / runs.PICTURES).write_text("".join(f"{line}\n" for line in learnt), encoding="ascii")
+    runs.write_learnt(out, (lesion.path for lesion in training), learnt_before)
+    runs.write_validated(out, (lesion.path for lesion in validation or ()))
     runs.write_facts(out, facts)
     return facts
-
-
-def check_training(
-    training: Sequence[Lesion], validation: Sequence[Lesion], recipe: HeadRecipe
-) -> None:
-    """Raises UsageError where a run could not train or validate, or would leak a patient."""
-    if not training:
-        raise UsageError("no picture is left to learn from: hold out fewer")
-    if not validation:
-        raise UsageError("no picture is held out to validate with: give a larger --validation")
-    if len(training) < recipe.batch:
-        raise UsageError(
-            f"{len(training)} pictures an epoch are fewer than a batch of {recipe.batch}: give"
-            f" --batch {len(training)} or less"
-        )
-    groups = {lesion.group: lesion for lesion in training}
-    for lesion in validation:
-        if lesion.group in groups:
-            raise UsageError(
-                f"{lesion.location} validates, but its patient is learnt from in"
-                f" {groups[lesion.group].location}"
-            )
 
 
 def _begin_with(
@@ -181,124 +134,59 @@ def _begin_with(
     return adapters
 
 
-class _Run:
-    """State of a run: what learns, optimiser, epoch, losses, and the best so far."""
+class _Run(EpochTraining):
+    """Pictures with their class or mask; adapters, head and a tuned tower learn."""
+
+    network: AdaptedNetwork
+    recipe: HeadRecipe
 
     def __init__(
         self,
         network: AdaptedNetwork,
         adapters: AdapterConfig | None,
         training: Sequence[Lesion],
+        validation: Sequence[Lesion] | None,
         recipe: HeadRecipe,
         sha256: str,
     ) -> None:
-        self.network = network
-        self.recipe = recipe
-        self.pictures = Pictures(training, network.tower.side, network.head.config)
         network.tower.requires_grad_(recipe.tune_tower)
-        of_adapters: list[tuple[str, nn.Parameter]] = []
-        if adapters is not None:
-            of_adapters = list(adapter_parameters(network.tower))
+        of_adapters = () if adapters is None else tuple(adapter_parameters(network.tower))
         for _, parameter in of_adapters:
             parameter.requires_grad_(True)
-        # A parameter that stands at several names, as LoRA's of q, k and v, is named once.
-        self.parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-        is_adapter = {id(parameter) for _, parameter in of_adapters}
-        rates = [
-            recipe.tower_rate if n.startswith("tower.") and id(p) not in is_adapter else 1.0
-            for n, p in self.parameters
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p],
-                    "peak": recipe.learning_rate * rate,
-                    "weight_decay": recipe.weight_decay if p.ndim > 1 else 0.0,
-                }
-                for (_, p), rate in zip(self.parameters, rates, strict=True)
-            ],
-            betas=BETAS,
-        )
-        self.facts = {
-            **recipe.to_json(),
-            "head": network.head.config.to_json(),
-            "adapters": None if adapters is None else adapters.to_json(),
-            "tower": sha256,
-            "pictures": lesions_hash(training),
-        }
-        self.steps = len(training) // recipe.batch
-        self.epoch, self.best_epoch, self.best_score = 0, 0, -1.0
-        self.losses: list[float] = []
-        self.scores: list[float | None] = []
-        self.best: dict[str, Tensor] = {}
-
-    def train_epoch(self) -> float:
-        """Train one epoch; returns its mean loss."""
-        recipe, device = self.recipe, self.network.device
-        order = np.random.default_rng((recipe.seed, self.epoch)).permutation(len(self.pictures))
-        total = recipe.epochs * self.steps
-        self._train_mode()
-        values: list[float] = []
-        for start in range(0, self.steps * recipe.batch, recipe.batch):
-            step = self.epoch * self.steps + len(values)
-            # Dropout of a step is the same after a resumption.
-            torch.manual_seed(recipe.seed + 1_000_003 * (step + 1))
-            generator = np.random.default_rng((recipe.seed, self.epoch, start))
-            indices = order[start : start + recipe.batch]
-            inputs, target = self.pictures.batch(indices, generator if recipe.augment else None)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, total, self.steps)
-            logits = self.network(inputs.to(device))
-            loss = _loss(logits, target.to(device), self.network.head.config, recipe)
-            values.append(float(loss.detach()))
-            runs.check_loss(values[-1], step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([p for _, p in self.parameters], 1.0)
-            self.optimizer.step()
-        return float(np.mean(values))
-
-    def end_epoch(self, loss: float, score: float) -> None:
-        """Count the epoch. A score that is not finite is never the best; of equal ones the earlier
-        is."""
-        self.epoch += 1
-        self.losses.append(loss)
-        self.scores.append(score if math.isfinite(score) else None)
-        if math.isfinite(score) and score > self.best_score:
-            self.best = {n: p.detach().clone() for n, p in self.parameters}
-            self.best_epoch, self.best_score = self.epoch, score
-
-    def load_learnt(self, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters:
-                parameter.copy_(values[name])
-        self.network.eval()
-
-    def save(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
-        torch.save(
+        parameters = trainable_parameters(network)
+        super().__init__(
+            network,
+            parameters,
+            _optimizer(parameters, {id(p) for _, p in of_adapters}, recipe),
+            recipe,
             {
-                "learnt": {n: p.detach() for n, p in self.parameters},
-                "optimizer": self.optimizer.state_dict(),
-                "best": self.best,
-                "run": self.facts,
-                "place": [self.epoch, self.best_epoch, self.best_score],
-                "losses": self.losses,
-                "scores": self.scores,
+                **recipe.to_json(),
+                "head": network.head.config.to_json(),
+                "adapters": None if adapters is None else adapters.to_json(),
+                "tower": sha256,
+                "pictures": lesions_hash(training),
             },
-            partial,
+            len(training),
+            recipe.patience,
         )
-        partial.replace(path)
+        side, config = network.tower.side, network.head.config
+        self.pictures = Pictures(training, side, config)
+        self.held_out = None if validation is None else Pictures(validation, side, config)
 
-    def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.network.device)
-        runs.check_resumed(state["run"], self.facts)
-        self.load_learnt(state["learnt"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.losses, self.scores = state["best"], state["losses"], state["scores"]
-        self.epoch, self.best_epoch, self.best_score = state["place"]
+    def batch(self, rows: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return self.pictures.batch(rows, generator if self.recipe.augment else None)
 
-    def _train_mode(self) -> None:
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, target = (each.to(self.device) for each in batch)
+        return _loss(self.network(inputs), target, self.network.head.config, self.recipe)
+
+    def validate(self) -> dict[str, float]:
+        if self.held_out is None:
+            # Of numbers of epochs the last one is the highest.
+            return {"epoch": float(self.epoch + 1)}
+        return {"score": validation_score(self.network, self.held_out, self.recipe.batch)}
+
+    def train_mode(self) -> None:
         """What is frozen evaluates: its dropout and statistics stay out of it."""
         self.network.head.train()
         if self.recipe.tune_tower:
@@ -307,6 +195,28 @@ class _Run:
             set_training_mode(self.network.tower)
         else:
             self.network.tower.eval()
+
+
+def _optimizer(
+    parameters: Sequence[tuple[str, nn.Parameter]], of_adapters: set[int], recipe: HeadRecipe
+) -> torch.optim.Optimizer:
+    """A tuned tower has a share of the learning rate; vectors do not decay."""
+
+    def share(name: str, parameter: nn.Parameter) -> float:
+        is_tower = name.startswith("tower.") and id(parameter) not in of_adapters
+        return recipe.tower_rate if is_tower else 1.0
+
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [p],
+                "peak": recipe.learning_rate * share(n, p),
+                "weight_decay": recipe.weight_decay if p.ndim > 1 else 0.0,
+            }
+            for n, p in parameters
+        ],
+        betas=BETAS,
+    )
 
 
 def _loss(logits: Tensor, target: Tensor, config: HeadConfig, recipe: HeadRecipe) -> Tensor:
@@ -333,7 +243,7 @@ class Pictures:
         stored = self._squares.get(index)
         if stored is None:
             lesion = self.lesions[index]
-            pixels = read_first_frame(lesion.image).pixels
+            pixels = read_first_frame(lesion.path).pixels
             mask = None
             if self.config.task is Task.SEGMENTATION:
                 mask = fit_mask(read_truth(lesion, *pixels.shape[:2]), self.side)
@@ -343,18 +253,18 @@ class Pictures:
         return stored
 
     def batch(
-        self, indices: npt.NDArray[np.intp] | Sequence[int], generator: np.random.Generator | None
+        self, indices: Sequence[int], generator: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Inputs (B, 3, side, side), and classes (B,) or masks (B, side, side); augmented with a
         generator."""
         squares: list[Pixels] = []
         targets: list[npt.NDArray[np.int64]] = []
         for index in indices:
-            pixels, mask = self.square(int(index))
+            pixels, mask = self.square(index)
             if generator is not None:
                 pixels, mask = augment(pixels, mask, generator)
             squares.append(pixels)
-            label = self.lesions[int(index)].label
+            label = self.lesions[index].label
             targets.append(
                 np.asarray(self.config.classes.index(label) if mask is None else mask, np.int64)
             )

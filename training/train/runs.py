@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from training.data.samples import Sample, file_hash
 FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
 PICTURES = "pictures.txt"
 """Its lines are the SHA-256 of each picture that the folder's model, and its start, learnt from."""
+VALIDATED = "validated.txt"
+"""Likewise of each picture by which the best epoch was chosen."""
+ABSTENTION = "abstention.json"
+"""Below which probability a classifier names no class."""
 _LENGTH = ("epochs", "stages")
 """Fields of a recipe that may differ where a run is resumed."""
 _FILES = {
@@ -56,7 +60,7 @@ def is_run(folder: Path) -> bool:
 def remove_run(folder: Path) -> None:
     """Remove what trainings write; other files in the folder stay."""
     shutil.rmtree(folder / LOGS, ignore_errors=True)
-    names = [CHECKPOINT, FACTS, PICTURES, "checkpoint.partial"]
+    names = [CHECKPOINT, FACTS, PICTURES, VALIDATED, ABSTENTION, "checkpoint.partial"]
     for path in (*(folder / name for name in names), *folder.glob("*.safetensors")):
         path.unlink(missing_ok=True)
 
@@ -101,18 +105,75 @@ def check_weights(folder: Path, part: str) -> None:
 def write_pictures(out: Path, samples: Sequence[Sample], before: set[str] | None) -> None:
     """Write which pictures the model learnt from, `before` at its start; nothing where those are
     unknown (None)."""
+    write_learnt(out, (sample.image for sample in samples), before)
+
+
+def write_learnt(out: Path, pictures: Iterable[Path], before: Set[str] | None) -> None:
+    """As `write_pictures`, of files."""
     (out / PICTURES).unlink(missing_ok=True)
     if before is not None:
-        own = {file_hash(sample.image) for sample in samples}
-        (out / PICTURES).write_text("".join(f"{line}\n" for line in sorted(own | before)))
+        _write_hashes(out / PICTURES, {file_hash(path) for path in pictures} | before)
+
+
+def write_validated(out: Path, pictures: Iterable[Path]) -> None:
+    """Write by which pictures the run chose its best epoch."""
+    _write_hashes(out / VALIDATED, {file_hash(path) for path in pictures})
+
+
+def _write_hashes(path: Path, hashes: Set[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in sorted(hashes)), encoding="ascii")
 
 
 def learnt_pictures(run: Path) -> set[str] | None:
     """SHA-256 of the pictures that the model of the folder learnt from; None where unknown."""
+    return _read_hashes(run / PICTURES)
+
+
+def _read_hashes(path: Path) -> set[str] | None:
     try:
-        return set((run / PICTURES).read_text(encoding="ascii").split())
+        return set(path.read_text(encoding="ascii").split())
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def refuse_learnt(run: Path, pictures: Iterable[Path]) -> None:
+    """Raises UsageError where the model of the folder learnt from some of these files."""
+    learnt = learnt_pictures(run) or set()
+    names = [path.name for path in sorted(set(pictures)) if file_hash(path) in learnt]
+    if names:
+        raise UsageError(
+            f"the model learnt from {len(names)} of these files, the first is {names[0]}: judge on"
+            " others (--fold, --held-out and --seed as in training), or give --with-learnt"
+        )
+
+
+def assign_judges(runs: Sequence[Path], pictures: Sequence[Path]) -> list[list[int]]:
+    """Of each run the numbers of the pictures that it judges: a picture is judged by the first run
+    that neither learnt from it nor chose its best epoch by it.
+
+    So of runs over folds each judges the fold that it left out. Raises UsageError where every run
+    has seen a picture, or one does not say what it has seen.
+    """
+    seen: list[set[str]] = []
+    for run in runs:
+        learnt, validated = learnt_pictures(run), _read_hashes(run / VALIDATED)
+        if learnt is None or validated is None:
+            raise UsageError(
+                f"{run} does not say which pictures its model has seen: judge it alone, or train it"
+                " again"
+            )
+        seen.append(learnt | validated)
+    judged: list[list[int]] = [[] for _ in runs]
+    for number, path in enumerate(pictures):
+        sha256 = file_hash(path)
+        judge = next((k for k, hashes in enumerate(seen) if sha256 not in hashes), None)
+        if judge is None:
+            raise UsageError(
+                f"each of the {len(runs)} models learnt from {path.name}, or was chosen by it: give"
+                " the model that left it out, too"
+            )
+        judged[judge].append(number)
+    return judged
 
 
 def not_finite(facts: Any, name: str = "") -> str:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detector.errors import ErrorCode, QCError
 from model.dual_branch.checkpoint import (
     CONFIG,
     WEIGHTS,
+    load_backbones,
     load_dual_branch,
     read_published,
     read_recipe,
@@ -208,3 +211,52 @@ def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(QCError, match="dual-branch: "):
         load_dual_branch(tmp_path)
+
+
+def imagenet(path: Path, name: str = "resnet18", **changes: Tensor | None) -> Path:
+    """A file as timm publishes one, with its 1,000 classes."""
+    torch.manual_seed(3)
+    state = timm.create_model(name, pretrained=False).state_dict() | changes
+    save_file({key: tensor for key, tensor in state.items() if tensor is not None}, path)
+    return path
+
+
+def test_backbones_begin_with_timms_files(tmp_path: Path) -> None:
+    network = DualBranch(DualBranchConfig("resnet18", THREE))
+    path = imagenet(tmp_path / "a.safetensors")
+    load_backbones(network, {"resnet18": path})
+    state = load_file(path)
+    own = network.branches[0].state_dict()
+    assert set(state) - set(own) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv1.weight": None}, "it is no resnet18: it lacks conv1.weight"),
+        ({"extra.weight": torch.zeros(2)}, "it is no resnet18: it also has extra.weight"),
+        ({"conv1.weight": torch.zeros(2)}, "it has another shape of conv1.weight"),
+        ({"bn1.bias": torch.full((64,), torch.nan)}, "bn1.bias has values that are infinite"),
+    ],
+)
+def test_a_file_of_another_backbone_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    network = DualBranch(DualBranchConfig("resnet18", THREE))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(QCError) as caught:
+        load_backbones(network, {"resnet18": imagenet(tmp_path / "a.safetensors", **changes)})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_name_that_is_no_branch_and_no_file_are_refused(tmp_path: Path) -> None:
+    network = DualBranch(DualBranchConfig("resnet18", THREE))
+    path = imagenet(tmp_path / "a.safetensors")
+    with pytest.raises(QCError, match="resnet18 has no backbone resnet34, but resnet18"):
+        load_backbones(network, {"resnet34": path})
+    path.write_text("nothing")
+    with pytest.raises(QCError, match=r"it is no sound \.safetensors file"):
+        load_backbones(network, {"resnet18": path})

@@ -1,5 +1,8 @@
 """The dual-branch network: sizes as published, torchvision's arithmetic, inputs at two scales."""
 
+import socket
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -148,3 +151,17 @@ def test_a_config_that_makes_no_network_is_refused(changes: dict, message: str) 
 def test_a_config_goes_to_json_and_back() -> None:
     config = DualBranchConfig("efficientnet-b0-b6", PUBLISHED_CLASSES, layout=Layout.PUBLISHED)
     assert DualBranchConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet-b0-b6", "resnet18-densenet201"])
+def test_nothing_is_downloaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of upstream's networks fetch ImageNet's weights, also where they are told not to."""
+
+    def connect(*_: Any) -> Any:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    with torch.device("meta"):
+        network = DualBranch(DualBranchConfig(name, ("a", "b")))
+    assert network.head.weight.is_meta

@@ -1,5 +1,7 @@
 """Heads on layers 3, 6 and 9, and the preprocessing of pictures and masks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from detector.errors import QCError
 from model.nextgen_uia.adapters import AdapterConfig, adapter_parameters, add_adapters
+from model.nextgen_uia.checkpoint import load_network, load_tower, save_trained, tower_sha256
 from model.nextgen_uia.network import (
     AdaptedNetwork,
     ClipTower,
@@ -14,8 +17,12 @@ from model.nextgen_uia.network import (
     LayerHead,
     SonoNetTower,
     Task,
+    default_layers,
 )
 from model.nextgen_uia.preprocess import fit_mask, normalise, read_mask, square, unfit
+from model.spatialclip.backbone import SONONET
+from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
+from model.spatialclip.network import SpatialClip, SpatialClipConfig
 from model.spatialclip.preprocess import MEAN, STD
 from tests.support.towers import SIDE, pictures, vision_tower
 
@@ -96,3 +103,78 @@ def test_a_grey_mask_is_thresholded_not_dithered(tmp_path: object) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(QCError, match=r"mask mask\.png cannot be read"):
         read_mask(path)
+
+
+def spatialclip(stem: str) -> SpatialClip:
+    """A small one, whose patches are features of the stem, or pixels."""
+    torch.manual_seed(2)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 32,
+        "projection_dim": 24,
+    }
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 40,
+        "max_position_embeddings": 117,
+        "projection_dim": 24,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    clip = {"projection_dim": 24, "vision_config": vision, "text_config": text}
+    return SpatialClip(SpatialClipConfig(clip, label_dim=8, heads=4, ffn=32, stem=stem)).eval()
+
+
+@pytest.mark.parametrize(("stem", "kind"), [("", "clip"), (SONONET, "spatialclip")])
+def test_spatialclips_tower_takes_adapters_and_a_head(stem: str, kind: str, tmp_path: Path) -> None:
+    model = spatialclip(stem)
+    save_spatialclip(tmp_path / "spatialclip", model)
+    images = torch.randn(2, 3, 64, 64)
+    tower = load_tower(tmp_path / "spatialclip")
+    assert isinstance(tower, ClipTower)
+    # By the depth of the published ones.
+    assert (tower.kind, tower.layers, tower.side) == (kind, (1, 2, 3), 64)
+    reference = load_spatialclip(tmp_path / "spatialclip").trimodal_clip
+    features = images if reference.stem is None else reference.stem.forward_features(images)
+    states = reference.clip_model.vision_model(
+        pixel_values=features, interpolate_pos_encoding=bool(stem), output_hidden_states=True
+    ).hidden_states
+    maps = tower.maps(images)
+    for layer, each in zip(tower.layers, maps, strict=True):
+        tokens = each.flatten(2).transpose(1, 2)
+        assert torch.allclose(tokens, states[layer + 1][:, 1:], atol=1e-5)
+
+    sha256 = tower_sha256(tower)
+    adapters = AdapterConfig(layers=(1, 2), bottleneck=8)
+    add_adapters(tower, adapters)
+    assert tower_sha256(tower) == sha256
+    # A new adapter changes nothing, and nothing else learns.
+    for before, after in zip(maps, tower.eval().maps(images), strict=True):
+        assert (before - after).abs().max() < 1e-6
+    network = AdaptedNetwork(tower, HeadConfig(Task.CLASSIFICATION, ("a", "b"), width=16)).eval()
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(tower):
+            parameter.normal_(0, 0.2)
+    save_trained(
+        tmp_path / "run", tower, sha256,
+        adapters=adapters, head=network.head, head_config=network.head.config,
+    )  # fmt: skip
+    again = load_network(tmp_path / "run", load_tower(tmp_path / "spatialclip"))
+    assert torch.equal(again(images), network(images))
+    save_spatialclip(tmp_path / "other", spatialclip("" if stem else SONONET))
+    other = load_tower(tmp_path / "other")
+    with pytest.raises(QCError, match="trained on another tower"):
+        load_network(tmp_path / "run", other)
+
+
+@pytest.mark.parametrize(("blocks", "layers"), [(24, (3, 6, 9)), (12, (3, 6, 9)), (4, (1, 2, 3))])
+def test_default_layers_keep_their_depth(blocks: int, layers: tuple[int, ...]) -> None:
+    assert default_layers(blocks) == layers

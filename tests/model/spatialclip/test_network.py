@@ -218,6 +218,16 @@ def test_what_is_trained(stage):
         assert layers == (top if stage is Stage.TOP else set())
 
 
+@pytest.mark.parametrize("stage", [Stage.FUSION, Stage.PROJECTION, Stage.TOP])
+def test_what_is_not_trained_gathers_no_gradient(stage):
+    """Upstream's gradients of what no optimiser holds pile up, and clipping shrinks the others."""
+    model = tiny().train()
+    groups = parameter_groups(model, stage, vision_layers=2, text_layers=1)
+    trained = {id(p) for group in groups for p in group["params"]}
+    model(**batch()).logit.sum().backward()
+    assert all(p.grad is None for p in model.parameters() if id(p) not in trained)
+
+
 def test_one_step_moves_all_that_is_trained_and_nothing_else():
     model = tiny().train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 1, head_lr=1e-2, projection_lr=1e-2))

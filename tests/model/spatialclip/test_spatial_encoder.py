@@ -5,6 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.boxes import Detection
+from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.spatial_encoder import FEATURES, SpatialEncoder, geometry, usable
 
 X, Y, W, H, LOG_AREA, LOG_ASPECT, RADIUS, SIN, COS, NEAR, NEAR_SIN, NEAR_COS, CONFIDENCE = range(13)
@@ -181,3 +183,26 @@ def test_published_sizes():
     assert model.label_embedding.weight.shape == (20, 192)
     assert model.transformer.layers[0].linear1.out_features == 2048
     assert model.transformer.layers[0].norm_first is False
+
+
+def test_a_box_of_low_confidence_counts_in_training_as_in_evaluation():
+    """Upstream drops boxes below 0.5 in training only."""
+    model = encoder(dropout=0.0, token_dropout=0.0)
+    boxes, labels, _, mask = random_batch()
+    confidences = torch.full((3, 6), 0.3)
+    judged = model(boxes, labels, confidences, mask)
+    model.train()
+    assert torch.allclose(model(boxes, labels, confidences, mask), judged, atol=1e-6)
+    moved = boxes.clone()
+    moved[:, 0, :2] += 0.2
+    assert (model(moved, labels, confidences, mask) - judged).abs().max() > 1e-4
+
+
+def test_the_surest_boxes_are_kept():
+    """Upstream keeps the first 32."""
+    box = (10.0, 10.0, 30.0, 30.0)
+    layout = [Detection("F", box, 0.1 + 0.01 * number) for number in range(40)]
+    _, _, confidences, mask = Preprocessor(None, 64).layouts([layout], [(64, 64)])
+    assert confidences.shape == (1, 32)
+    assert mask.all()
+    assert confidences.min() == pytest.approx(0.18)

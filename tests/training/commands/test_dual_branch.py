@@ -11,12 +11,20 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model.dual_branch.checkpoint import load_dual_branch, save_dual_branch
-from model.dual_branch.network import PUBLISHED_CLASSES, DualBranch, DualBranchConfig
+from model.dual_branch.network import (
+    PUBLISHED_CLASSES,
+    DualBranch,
+    DualBranchConfig,
+    build_backbone,
+)
 from tests.support.planes import CLASSES, shape, write_csv, write_dicom, write_pictures
 from training import cli
+from training.data.planes import read_pictures
+from training.train.runs import write_learnt, write_validated
 
 SMALL = ("--architecture", "resnet18", "--size", 32, "--epochs", 1, "--batch", 4, "--device", "cpu")
 
@@ -45,24 +53,34 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_then_evaluate_then_classify(qc_model: Any, pictures: Path, tmp_path: Path) -> None:
-    data = ("--pictures", pictures, "--fold", 0, "--seed", 3)
-    status, out, error = qc_model("train", "dual-branch", "--out", "run", *data, *SMALL)
+    data = ("--pictures", pictures, "--fold", 0, "--seed", 4)
+    training = ("--held-out", 0.4, *data, *SMALL)
+    status, out, error = qc_model("train", "dual-branch", "--out", "run", *training)
     assert status == 0, error
     assert json.loads(out)["images"] > 0
     facts = json.loads((tmp_path / "run" / "training.json").read_text())
     assert facts["command"].startswith("qc-model train dual-branch --out run --pictures pictures")
     files = ("--out", "figures.json", "--figure", "matrix.svg", "--predictions", "answers.csv")
+    files += ("--roc", "roc.svg")
     model = ("--model", "run", "--device", "cpu")
     status, out, error = qc_model("dual-branch", "evaluate", *model, *data, *files)
     assert status == 0, error
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["pictures"] == facts["validation"]["images"]
-    assert figures["macro F1"]["value"] == pytest.approx(facts["validation"]["macro F1"])
+    # The fold's patients neither trained nor validated.
+    counts = [facts[name]["images"] for name in ("training", "validation")]
+    assert [figures["pictures"], *counts] == [9, 12, 3]
+    least = facts["validation"]["abstention"]["least_probability"]
+    assert 0 <= figures["with abstention"]["coverage"]["value"] <= 1
+    assert "<svg" in (tmp_path / "roc.svg").read_text()
     assert figures["confusion"]["labels"] == list(CLASSES)
     with (tmp_path / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == figures["pictures"]
     assert all(row[row["predicted"]] == max(row[name] for name in CLASSES) for row in rows)
+    shares = [max(float(row[name]) for name in CLASSES) for row in rows]
+    answered = [row["answered"] == "1" for row in rows]
+    assert answered == [share >= least for share in shares]
+    assert np.mean(answered) == pytest.approx(figures["with abstention"]["coverage"]["value"])
     status, _, error = qc_model("dual-branch", "evaluate", *model, *data, *files)
     assert (status, error.count("\n")) == (2, 1)
     assert "figures.json exists: name another file" in error
@@ -165,6 +183,7 @@ def test_files_are_classified_and_a_bad_one_is_named(qc_model: Any, tmp_path: Pa
     assert status == 1
     answers = [json.loads(line) for line in out.splitlines()]
     assert answers[0]["error"]["code"] == "not-an-image"
+    assert all(answer["class"] == answer["closest"] for answer in answers[1:])
     assert [answer.get("frame") for answer in answers] == [None, 1, 1, 2]
     for answer in answers[1:]:
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
@@ -208,3 +227,91 @@ def test_a_published_checkpoint_of_other_classes_needs_their_names(
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
     arguments = ("dual-branch", "convert", source, "--out", "run", "--classes", "names.txt")
     assert qc_model(*arguments)[0] == 0
+
+
+def untrained(folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    """A classifier with random weights, which has seen nothing."""
+    torch.manual_seed(0)
+    save_dual_branch(folder, DualBranch(DualBranchConfig("resnet18", classes, ((32, 32),))))
+    return folder
+
+
+def test_classifiers_over_folds_are_judged_together(
+    qc_model: Any, pictures: Path, tmp_path: Path
+) -> None:
+    planes = read_pictures(pictures)
+    for name, part in (("a", planes[:12]), ("b", planes[12:])):
+        write_learnt(untrained(tmp_path / name), (plane.path for plane in part[:9]), set())
+        write_validated(tmp_path / name, (plane.path for plane in part[9:]))
+    data = ("--pictures", pictures, "--device", "cpu")
+    models = ("--model", "a", "--model", "b")
+    arguments = ("dual-branch", "evaluate", *data, "--out", "figures.json", "--force")
+    status, _, error = qc_model(*arguments, *models)
+    assert status == 0, error
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["pictures"], figures["groups"]) == (24, 8)
+    status, _, error = qc_model(*arguments, "--model", "a", "--model", "a")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "each of the 2 models learnt from 0_bar.png" in error
+    untrained(tmp_path / "c", ("bar", "disc"))
+    status, _, error = qc_model(*arguments, *models, "--model", "c")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "c has other classes than a" in error
+
+
+def test_a_threshold_is_fitted_kept_and_used(qc_model: Any, pictures: Path, tmp_path: Path) -> None:
+    untrained(tmp_path / "run", ("bar", "disc"))
+    model = ("--model", "run", "--device", "cpu")
+    known = ("--pictures", pictures, "--leave-out", "ring")
+    fit = ("dual-branch", "abstention", *model, *known, "--accuracy", 0.5)
+    status, out, error = qc_model(*fit)
+    assert status == 0, error
+    fitted = json.loads((tmp_path / "run" / "abstention.json").read_text())
+    assert json.loads(out) == fitted
+    assert (fitted["pictures"], fitted["patients"], fitted["target"]) == (16, 8, 0.5)
+    status, _, error = qc_model(*fit)
+    assert (status, error.count("\n")) == (2, 1)
+    assert qc_model(*fit, "--force")[0] == 0
+
+    evaluate = ("dual-branch", "evaluate", *model, "--pictures", pictures, "--unknown", "ring")
+    status, out, error = qc_model(*evaluate, "--out", "figures.json", "--least-probability", 1)
+    assert status == 0, error
+    assert "no picture gets a class" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["unknown"] == {"pictures": 8, "rejected": 1}
+    assert figures["with abstention"]["coverage"]["value"] == 0
+
+    picture = pictures.parent / "0_disc.png"
+    classify = ("dual-branch", "classify", *model, picture, "--format", "jsonl")
+    answers = [
+        json.loads(qc_model(*classify, *options)[1])
+        for options in ((), ("--least-probability", 1), ("--least-probability", 0))
+    ]
+    assert [answer["closest"] for answer in answers] == [answers[0]["closest"]] * 3
+    is_sure = answers[0]["probability"] >= fitted["least_probability"]
+    assert (answers[0]["class"] is not None) == is_sure
+    assert answers[1]["class"] is None
+    assert answers[2]["class"] == answers[2]["closest"]
+
+
+def test_imagenets_files_begin_a_run_and_wrong_ones_do_not(
+    qc_model: Any, pictures: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    save_file(build_backbone("resnet18").state_dict(), tmp_path / "r18.safetensors")
+    arguments = ("train", "dual-branch", "--out", "run", "--pictures", pictures, *SMALL)
+    for option, message in (
+        ("resnet34=r18.safetensors", "resnet18 has no backbone resnet34"),
+        ("resnet18=absent.safetensors", "give NAME=FILE, a .safetensors file that is there"),
+    ):
+        status, _, error = qc_model(*arguments, "--backbone", option)
+        assert status in (1, 2)
+        assert error.count("\n") == 1
+        assert message in error
+        assert not (tmp_path / "run").exists()
+    more = ("--backbone", "resnet18=r18.safetensors", "--frozen-backbones")
+    status, _, error = qc_model(*arguments, *more)
+    assert status == 0, error
+    state = load_dual_branch(tmp_path / "run").branches[0].state_dict()
+    expected = load_file(tmp_path / "r18.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())

@@ -1,10 +1,13 @@
 """`qc-model nextgen-uia`, from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from detector.console import UsageError
@@ -14,6 +17,9 @@ from model.nextgen_uia.checkpoint import load_tower, read_trained
 from tests.support.lesions import write_published
 from tests.support.towers import tower_folder
 from training.cli import app
+from training.commands.lesion_sources import AdapterName
+from training.evaluation.heads_on_towers import TRUTH_RGB
+from training.train.runs import write_learnt, write_validated
 
 
 def run(*arguments: object) -> str:
@@ -64,14 +70,34 @@ def test_a_head_is_trained_and_judged(tmp_path: Path, clip: Path) -> None:
         run(*train, *source, *options)
 
     evaluate = ["nextgen-uia", "evaluate", "--run", out, "--tower", clip, *source]
-    masks, file = tmp_path / "masks", tmp_path / "figures.json"
-    figures = json.loads(run(*evaluate, "--masks", masks, "--out", file))
+    masks, file, overlays = tmp_path / "masks", tmp_path / "figures.json", tmp_path / "overlays"
+    figures = json.loads(run(*evaluate, "--masks", masks, "--overlays", overlays, "--out", file))
     assert figures["pictures"] == 4
     assert set(figures) >= {"Dice", "IoU", "HD95 pixels", "ASD pixels", "failed"}
     assert json.loads(file.read_text()) == figures
     assert len(list(masks.iterdir())) == 4
-    with pytest.raises(UsageError, match=r"the head learnt from case0\.png"):
+    for path in overlays.iterdir():
+        picture, overlay = (
+            np.asarray(Image.open(each)) for each in (data / "all/images" / path.name, path)
+        )
+        changed = (picture != overlay).any(-1)
+        # The drawn mask's outline is there, and the inside is not painted over.
+        assert {tuple(colour) for colour in overlay[changed]} >= {TRUTH_RGB}
+        assert changed.mean() < 0.3
+    assert len(list(overlays.iterdir())) == 4
+    with pytest.raises(UsageError, match=r"learnt from 8 of these files, the first is case0\.png"):
         run(*evaluate, "--split", "train")
+    with pytest.raises(UsageError, match="--roc goes with heads of classes"):
+        run(*evaluate, "--roc", tmp_path / "roc.svg")
+
+    # Of two runs each judges what the other one has seen.
+    copy = shutil.copytree(out, tmp_path / "copy")
+    images = [data / "all/images" / f"case{number}.png" for number in range(16)]
+    for folder, part in ((out, images[:8]), (copy, images[8:])):
+        write_learnt(folder, part, set())
+        write_validated(folder, [])
+    pooled = json.loads(run(*evaluate, "--run", copy))
+    assert pooled["pictures"] == 16
     other = tower_folder(tmp_path / "other", seed=1)
     with pytest.raises(QCError, match="trained on another tower"):
         run("nextgen-uia", "evaluate", "--run", out, "--tower", other, *source)
@@ -86,6 +112,15 @@ def test_few_shots_are_patients_of_each_class(tmp_path: Path, clip: Path) -> Non
     )
     facts = json.loads((out / "training.json").read_text())
     assert facts["training"]["classes"] == {"0": 1, "1": 1}
+    evaluate = ["nextgen-uia", "evaluate", "--run", out, "--tower", clip, "--device", "cpu"]
+    evaluate += ["--data", data, "--dataset", "BUSI"]
+    figures = json.loads(run(*evaluate, "--roc", tmp_path / "roc.svg"))
+    assert figures["pictures"] == 4
+    assert "<svg" in (tmp_path / "roc.svg").read_text()
+    with pytest.raises(UsageError, match="--masks and --overlays go with heads of masks"):
+        run(*evaluate, "--overlays", tmp_path / "overlays")
+    with pytest.raises(UsageError, match=r"roc\.gif: give a file that ends in \.svg"):
+        run(*evaluate, "--roc", tmp_path / "roc.gif")
 
 
 def test_one_source_of_pictures_has_to_be_given(tmp_path: Path, clip: Path) -> None:
@@ -110,3 +145,51 @@ def test_adapters_are_tuned_on_captions_and_judged_by_retrieval(tmp_path: Path, 
     assert 0 <= figures["rSum"] <= 600
     with pytest.raises(UsageError, match="nothing would learn"):
         run("train", "captions", *pairs, "--out", tmp_path / "b", "--adapter", "none")
+
+
+def _labelled(folder: Path, patients: int) -> Path:
+    """A dark and a light picture of each patient."""
+    folder.mkdir()
+    rows = ["file,patient,plane"]
+    for number in range(2 * patients):
+        label, level = (("dark", 40), ("light", 200))[number % 2]
+        pixels = np.random.default_rng(number).normal(level, 15, (32, 32, 3)).clip(0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{number // 2},{label}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder / "labels.csv"
+
+
+def test_the_few_shot_curve_of_adapters(tmp_path: Path, clip: Path) -> None:
+    labels, out = _labelled(tmp_path / "pictures", 10), tmp_path / "curve"
+    command = ["nextgen-uia", "few-shot", "--tower", clip, "--labels", labels, "--out", out]
+    command += ["--steps", 1, "--batch", 2, "--width", 8, "--seed", 3, "--device", "cpu"]
+    text = run(*command, "--patients", 1)
+    assert text.startswith("  1 patients: macro-F1 0.")
+    curve = json.loads((out / "curve.json").read_text())
+    assert (curve["adapter"], curve["classes"]) == ("mona-hybrid", ["dark", "light"])
+    assert [point["trials"] for point in curve["curve"]] == [5]
+    with pytest.raises(UsageError, match="holds a curve"):
+        run(*command, "--patients", 1)
+    assert run(*command, "--patients", 1, "--resume") == text
+    with pytest.raises(UsageError, match="fewer than 32"):
+        run(*command, "--patients", 32, "--force")
+
+
+def test_a_fold_is_left_for_testing(tmp_path: Path, clip: Path) -> None:
+    labels, out = _labelled(tmp_path / "pictures", 20), tmp_path / "run"
+    data = ["--labels", labels, "--fold", 0, "--validation", 0.3, "--device", "cpu"]
+    train = ["train", "adapter", "--tower", clip, "--out", out, "--adapter", "none"]
+    run(*train, *data, "--epochs", 1, "--batch", 4, "--width", 8)
+    facts = json.loads((out / "training.json").read_text())
+    evaluate = ["nextgen-uia", "evaluate", "--run", out, "--tower", clip, *data]
+    figures = json.loads(run(*evaluate))
+    counts = [facts["training"]["groups"], facts["validation"]["groups"], figures["groups"]]
+    assert sum(counts) == 20
+    assert min(counts) > 0
+
+
+def test_every_adapter_that_an_option_offers_can_be_made() -> None:
+    """Upstream offers one that raises, and fails at import for another one."""
+    kinds = [Kind(name.value) for name in AdapterName if name is not AdapterName.NONE]
+    assert kinds == list(Kind)

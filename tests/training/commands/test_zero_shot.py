@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from detector.console import UsageError
+from detector.errors import QCError
+from model.fetalclip.checkpoint import load_fetalclip
+from model.nextgen_uia.adapters import AdapterConfig, adapter_parameters, add_adapters
+from model.nextgen_uia.checkpoint import save_trained, tower_sha256
+from model.nextgen_uia.network import ClipTower
 from tests.support.clips import write_clip
 from training.cli import app
 from training.commands.gestational_age import read_measurements
@@ -143,3 +149,31 @@ def test_the_published_figures_are_printed(format: str, shared_data: Path) -> No
         assert len(json.loads(result.stdout)["figures"]) == 3
     else:
         assert "0.8342 (0.8096 to 0.8587) over 814 pictures" in result.stdout
+
+
+def test_adapters_change_what_pictures_are_like(folder: Path, model: Path) -> None:
+    network = load_fetalclip(model)
+    tower = ClipTower(network.clip, (0, 1))
+    sha256 = tower_sha256(tower)
+    config = AdapterConfig(layers=(0, 1), bottleneck=8)
+    add_adapters(network.clip, config)
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(network.clip):
+            parameter.normal_(0, 0.3)
+    save_trained(folder / "adapters", tower, sha256, adapters=config)
+    answers = []
+    for options in ([], ["--adapters", folder / "adapters"]):
+        result = run(
+            "zero-shot", "--model", model, "--prompts", folder / "prompts.json",
+            folder / "pictures/0.png", "--format", "jsonl", "--device", "cpu", *options,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.exception
+        answers.append(json.loads(result.stdout)["cosine"])
+    assert abs(answers[0] - answers[1]) > 1e-4
+    other = write_clip(folder / "other", seed=1)
+    result = run(
+        "zero-shot", "--model", other, "--prompts", folder / "prompts.json",
+        folder / "pictures/0.png", "--adapters", folder / "adapters",
+    )  # fmt: skip
+    assert isinstance(result.exception, QCError)
+    assert "trained on another tower" in str(result.exception)

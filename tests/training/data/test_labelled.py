@@ -33,12 +33,15 @@ def test_rows_are_read_and_classes_renamed(tmp_path: Path) -> None:
     [
         ("file,patient,view\na.png,1,brain\n", "row 1: plane is missing"),
         ("file,patient,plane\na.png,1,brain\nz.png,1,brain\n", "row 2: z.png is no file there"),
-        ("file,patient,plane\na.png,1,brain\na.png,1,femur\n", "rows 1 and 2 both name a.png"),
+        (
+            "file,patient,plane\na.png,1,brain\na.png,1,femur\n",
+            "row 2: the picture of labels.csv: row 1 again",
+        ),
         ("file,patient,plane\n", "has no rows"),
         (
             "file,patient,plane,split\na.png,010,brain,train\nb.png,3,brain,test\n"
             "c.png,10,brain,test\n",
-            "rows 1 and 3 are of one patient, in splits 'train' and 'test'",
+            "labels.csv: row 3 (test) and labels.csv: row 1 (train) are of one patient",
         ),
     ],
 )

@@ -8,16 +8,13 @@ import pytest
 from PIL import Image
 
 from tests.support.lesions import write_published
+from training.data.labelled import check_labels, check_present, divide, draw_shots
 from training.data.lesions import (
     Ellipse,
     Lesion,
-    check_classes,
     circumference,
     contour_ellipse,
-    divide,
     draw_ellipse,
-    draw_shots,
-    part,
     read_hc18,
     read_published,
     read_truth,
@@ -27,7 +24,7 @@ from training.data.samples import SampleError
 
 def test_the_published_layout_is_read(tmp_path: Path) -> None:
     lesions = read_published(write_published(tmp_path), "classification", "BUSI")
-    assert [len(part(lesions, split)) for split in ("train", "val", "test")] == [8, 4, 4]
+    assert [len(part) for part in divide(lesions, 0, 0, 0).values()] == [8, 4, 4]
     assert {lesion.label for lesion in lesions} == {"0", "1"}
     (first, *_) = read_published(tmp_path, "segmentation", "BUSI")
     assert read_truth(first, 36, 48).sum() > 50
@@ -88,7 +85,7 @@ def test_several_masks_of_a_picture_are_one(tmp_path: Path) -> None:
 
 def _lesions(patients: int, label: str) -> list[Lesion]:
     return [
-        Lesion(Path(f"{label}{n}_{k}.png"), f"{label}{n}", label=label)
+        Lesion(Path(f"{label}{n}_{k}.png"), label, f"{label}{n}")
         for n in range(patients)
         for k in range(2)
     ]
@@ -108,21 +105,22 @@ def test_shots_are_patients_of_each_class_and_nested() -> None:
 
 
 def test_patients_are_not_divided() -> None:
-    lesions = divide(_lesions(200, "a"), 0.2, 0.1, 0)
+    parts = divide(_lesions(200, "a"), 0.2, 0.1, 0)
+    lesions = [lesion for part in parts.values() for lesion in part]
     splits: dict[str, set[str]] = {}
     for lesion in lesions:
         splits.setdefault(lesion.group, set()).add(lesion.split)
     assert all(len(each) == 1 for each in splits.values())
-    assert 50 < len(part(lesions, "test")) < 110
+    assert 50 < len(parts["test"]) < 110
     with pytest.raises(SampleError, match="split is missing"):
         divide([replace(lesions[0], split=""), *lesions[1:]], 0.2, 0.1, 0)
 
 
 def test_a_class_that_a_split_lacks_is_named() -> None:
-    with pytest.raises(SampleError, match="split train has no picture of class 'b'"):
-        check_classes(_lesions(2, "a"), ("a", "b"), "train")
+    with pytest.raises(SampleError, match="split train has no picture of 'b'"):
+        check_present(_lesions(2, "a"), ("a", "b"), "train")
     with pytest.raises(SampleError, match="class 'c' is none of a, b"):
-        check_classes(_lesions(2, "c"), ("a", "b"), "train")
+        check_labels(_lesions(2, "c"), ("a", "b"))
 
 
 @pytest.mark.parametrize("angle", [0, 30, 91, 140])

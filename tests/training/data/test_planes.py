@@ -14,13 +14,15 @@ from detector.console import UsageError
 from detector.errors import QCError
 from tests.support.dicom_objects import CANARY_ID, part10, ultrasound
 from tests.support.planes import write_csv, write_dicom, write_pictures
-from training.data.planes import (
-    Plane,
+from training.data.labelled import (
     check_labels,
     check_present,
     divide,
     leave_fold_out,
     leave_out,
+)
+from training.data.planes import (
+    Plane,
     planes_hash,
     read_annotations,
     read_class_folders,
@@ -121,7 +123,7 @@ def test_a_frame_that_is_annotated_twice_is_refused(tmp_path: Path) -> None:
     uid = write_dicom(tmp_path / "files" / "a.dcm", STILL)
     row = {"SOPInstanceUID": uid}
     message = refused(annotations(tmp_path, row, row), tmp_path / "files")
-    assert "row 2: the frame of annotations.csv: row 1 again" in message
+    assert "row 2: the picture of annotations.csv: row 1 again" in message
 
 
 def test_a_number_of_two_classes_is_refused(tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_frame_that_cannot_be_decoded_names_its_row(tmp_path: Path) -> None:
 def test_pictures_of_a_csv(tmp_path: Path) -> None:
     planes = read_pictures(write_pictures(tmp_path, 2, split=("train", "test")))
     assert [plane.split for plane in planes] == ["train"] * 3 + ["test"] * 3
-    assert {plane.patient for plane in planes} == {"p0", "p1"}
+    assert {plane.group for plane in planes} == {"p0", "p1"}
     (tmp_path / "1_disc.png").unlink()
     with pytest.raises(UsageError, match=r"row 5: 1_disc\.png is no file there"):
         read_pictures(tmp_path / "pictures.csv")
@@ -188,7 +190,7 @@ def test_pictures_in_folders_of_classes(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     planes = read_class_folders(tmp_path)
-    assert [(plane.label, plane.patient) for plane in planes] == [
+    assert [(plane.label, plane.group) for plane in planes] == [
         ("brain", "A"),
         ("brain", "A"),
         ("femur", "B"),
@@ -197,30 +199,31 @@ def test_pictures_in_folders_of_classes(tmp_path: Path) -> None:
         read_class_folders(tmp_path / "brain")
 
 
-def plane(patient: str, label: str = "a", split: str | None = None) -> Plane:
+def plane(patient: str, label: str = "a", split: str = "") -> Plane:
     return Plane(Path(f"{patient}{label}"), label, patient, split=split, location=f"row {patient}")
 
 
 def test_patients_are_never_divided() -> None:
     planes = [plane(str(patient), label) for patient in range(200) for label in "abc"]
-    train, val, test = divide(planes, 0.25, 0)
+    train, val, test = divide(planes, 0, 0.25, 0).values()
     assert not test
-    assert not {p.patient for p in train} & {p.patient for p in val}
+    assert not {p.group for p in train} & {p.group for p in val}
     assert 30 <= len(val) / 3 <= 70
-    assert divide(planes, 0.25, 0)[1] == val != divide(planes, 0.25, 1)[1]
+    assert divide(planes, 0, 0.25, 0)["val"] == val != divide(planes, 0, 0.25, 1)["val"]
     folds = [leave_fold_out(planes, fold, 5, 0) for fold in range(5)]
-    assert sorted(p.patient for _, held_out in folds for p in held_out) == sorted(
-        p.patient for p in planes
+    assert sorted(p.group for _, held_out in folds for p in held_out) == sorted(
+        p.group for p in planes
     )
     for training, held_out in folds:
-        assert not {p.patient for p in training} & {p.patient for p in held_out}
+        assert not {p.group for p in training} & {p.group for p in held_out}
 
 
 def test_the_data_sets_own_splits_are_kept() -> None:
     planes = [plane("1", split="train"), plane("2", split="val"), plane("3", split="test")]
-    assert [[p.patient for p in part] for part in divide(planes, 0.5, 0)] == [["1"], ["2"], ["3"]]
+    parts = divide(planes, 0, 0.5, 0)
+    assert [[p.group for p in part] for part in parts.values()] == [["1"], ["2"], ["3"]]
     with pytest.raises(SampleError, match="row 4: split is missing"):
-        divide([*planes, plane("4")], 0.5, 0)
+        divide([*planes, plane("4")], 0, 0.5, 0)
     with pytest.raises(SampleError, match="--fold goes with data without splits"):
         leave_fold_out(planes, 0, 5, 0)
 
@@ -255,5 +258,5 @@ def test_the_hash_changes_with_frame_class_and_bytes(tmp_path: Path) -> None:
 def test_fetal_planes_is_read(shared_data: Path) -> None:
     planes = read_fetal_planes(shared_data / "fetal_planes")
     assert len(planes) == 1266
-    assert len({plane.patient for plane in planes}) == 649
+    assert len({plane.group for plane in planes}) == 649
     assert len(leave_out(planes, ("other", "cervix"))) == 1219

@@ -9,9 +9,12 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
+from training.evaluation.abstention import abstention_metrics
 from training.evaluation.planes import (
     draw_confusion_matrix,
+    draw_roc,
     plane_metrics,
+    print_abstention,
     print_plane_metrics,
 )
 
@@ -109,3 +112,32 @@ def test_the_matrix_is_drawn_without_a_display(suffix: str, tmp_path: Path) -> N
     for path in paths:
         draw_confusion_matrix(figures(), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf"])
+def test_the_roc_has_a_curve_of_each_class_that_is_there(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"roc.{suffix}"
+    draw_roc(probability(PREDICTED), TRUTH, CLASSES, path)
+    assert path.stat().st_size > 1000
+    if suffix == "svg":
+        text = path.read_text()
+        # Of cervix there is no picture. matplotlib keeps labels as comments of their outlines.
+        assert all(f"<!-- {name} " in text for name in ("abdomen", "brain", "femur"))
+        assert "<!-- cervix" not in text
+        again = tmp_path / "again.svg"
+        draw_roc(probability(PREDICTED), TRUTH, CLASSES, again)
+        assert again.read_text() == text
+
+
+def test_coverage_is_printed() -> None:
+    report = figures()
+    least = np.full(len(TRUTH), 0.5)
+    report["with abstention"] = abstention_metrics(
+        probability(PREDICTED), TRUTH, CLASSES, PATIENTS, least, 50
+    )
+    report["unknown"] = {"pictures": 4, "rejected": 0.75}
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_abstention(report, console)
+    text = console.export_text()
+    assert "of 100% that get a class: macro F1 0.656" in text
+    assert "of 4 pictures of unknown classes 75% get none" in text

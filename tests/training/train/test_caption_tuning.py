@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ from PIL import Image
 from detector.console import UsageError
 from model.fetalclip.checkpoint import load_fetalclip
 from model.fetalclip.preprocess import TextEncoder
-from model.nextgen_uia.adapters import AdapterConfig, Kind
+from model.nextgen_uia.adapters import AdapterConfig, Kind, adapters
 from tests.support.towers import tower_folder
 from training.adapter_recipes import CaptionRecipe
 from training.data.captions import divide_captions, read_captions
 from training.data.samples import SampleError
 from training.train import caption_tuning
-from training.train.caption_tuning import Pairs, apply_to, picture_features, tune_on_captions
+from training.train.caption_tuning import (
+    Pairs,
+    apply_to,
+    encode_pictures,
+    picture_features,
+    tune_on_captions,
+)
 
 RECIPE = CaptionRecipe(epochs=3, batch=4, learning_rate=3e-3)
 ADAPTERS = AdapterConfig(Kind.HYBRID, (0, 1), bottleneck=8)
@@ -110,6 +117,9 @@ def test_tuning_resumes_and_its_adapters_load(
     again = tune("b", resume=True)
     assert again["losses"] == whole["losses"]
     assert again["validation losses"] == whole["validation losses"]
+    state = torch.load(tmp_path / "a/checkpoint.pt", weights_only=True)
+    names = {"learnt", "optimizer", "best", "run", "place", "losses", "validated"}
+    assert set(state) == names
 
     features = []
     for name in ("a", "b", None):
@@ -139,6 +149,27 @@ def test_a_validation_that_is_not_finite_is_never_the_best(
         1.5,
         None,
     ]
+
+
+def test_the_text_tower_evaluates_while_adapters_train(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream's model.train() turns the dropout of its frozen text tower on."""
+    pairs = read_captions([_write(tmp_path / "data")])
+    network = load_fetalclip(clip)
+    encoder = TextEncoder.load(clip, network.architecture)
+    modes: list[tuple[bool, bool]] = []
+
+    def encode(network: Any, pictures: Any) -> Any:
+        adapter = next(adapters(network.clip))[1]
+        modes.append((network.clip.text_model.training, adapter.training))
+        return encode_pictures(network, pictures)
+
+    monkeypatch.setattr(caption_tuning, "encode_pictures", encode)
+    recipe = replace(RECIPE, epochs=1)
+    tune_on_captions(network, encoder, pairs[:8], pairs[8:], tmp_path / "a", recipe, ADAPTERS)
+    assert {text for text, _ in modes} == {False}
+    assert [adapter for _, adapter in modes[:2]] == [True, True]
 
 
 def test_too_few_pairs_are_refused(tmp_path: Path, clip: Path) -> None:

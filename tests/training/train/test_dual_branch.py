@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -24,23 +24,25 @@ import model.dual_branch.network as networks
 from detector.console import UsageError
 from detector.errors import QCError
 from model.dual_branch.checkpoint import load_dual_branch
-from model.dual_branch.network import DualBranch, DualBranchConfig
+from model.dual_branch.network import DualBranch, DualBranchConfig, build_backbone
 from model.dual_branch.preprocess import Preprocessor
 from tests.support.planes import CLASSES, TINY, write_pictures
 from training.cli import app
-from training.data.planes import Plane, divide, planes_hash, read_pictures
+from training.data.labelled import divide
+from training.data.planes import Plane, planes_hash, read_pictures
 from training.data.samples import file_hash
+from training.evaluation.abstention import Abstention, read_abstention
 from training.family_recipes import DualBranchRecipe
 from training.train import dual_branch
 from training.train.dual_branch import (
     Pictures,
     augment,
-    check_training,
     load_start,
     predict,
     train_dual_branch,
 )
-from training.train.runs import learnt_pictures
+from training.train.loop import check_parts
+from training.train.runs import assign_judges, learnt_pictures
 
 # Registered while these tests run.
 ARCHITECTURES = dict(networks.ARCHITECTURES) | {"tiny": TINY}
@@ -62,8 +64,8 @@ def tiny() -> Iterator[None]:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     split = ["train"] * 6 + ["val"] * 2
     path = write_pictures(tmp_path_factory.mktemp("shapes"), 8, split=split)
-    training, validation, _ = divide(read_pictures(path), 0.2, 0)
-    return training, validation
+    parts = divide(read_pictures(path), 0, 0.2, 0)
+    return parts["train"], parts["val"]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,59 @@ def test_the_best_epoch_by_macro_f1_is_kept(run: Path) -> None:
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     weights = load_file(run / "weights.safetensors")
     assert all(torch.equal(tensor, state["best"][name]) for name, tensor in weights.items())
+
+
+def test_checkpoints_of_before_the_shared_loop_are_resumed(
+    run: Path, parts: Parts, tmp_path: Path
+) -> None:
+    """They had no validations in them, and these names."""
+    out = shutil.copytree(run, tmp_path / "run")
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    del state["scores"]
+    assert set(state) == {"network", "optimizer", "best", "run", "place", "losses"}
+    torch.save(state, out / "checkpoint.pt")
+    facts = train_dual_branch(CONFIG, *parts, out, RECIPE, resume=True)
+    assert facts == json.loads((run / "training.json").read_text()) | {"command": ""}
+
+
+def test_the_best_is_by_macro_f1_and_not_by_accuracy(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream's best names the frequent class only, and is right for nine in ten pictures."""
+    state = dual_branch._Run(DualBranch(CONFIG), RECIPE, *parts)
+    truth = ["disc"] * 9 + ["bar"]
+    held_out = [replace(parts[1][0], label=label) for label in truth]
+    monkeypatch.setattr(state, "held_out", Pictures(held_out, Preprocessor(CONFIG)))
+    values = []
+    for named in (["disc"] * 10, ["disc"] * 6 + ["bar"] * 4):
+        rows = np.eye(3)[[CLASSES.index(name) for name in named]]
+        monkeypatch.setattr(dual_branch, "predict", lambda *_, rows=rows: rows)
+        values.append(state.validate())
+    assert values[0]["accuracy"] > values[1]["accuracy"]
+    assert next(iter(values[0])) == "macro F1"
+    assert values[0]["macro F1"] < values[1]["macro F1"]
+
+
+def test_a_threshold_is_fitted_on_the_patients_held_out(run: Path, parts: Parts) -> None:
+    facts = json.loads((run / "training.json").read_text())["validation"]["abstention"]
+    assert read_abstention(run / "abstention.json") == Abstention.from_json(facts)
+    assert (facts["pictures"], facts["patients"]) == (6, 2)
+    # And what chose the best epoch is known, too.
+    with pytest.raises(UsageError, match=r"learnt from .+, or was chosen by it"):
+        assign_judges([run], [parts[1][0].path])
+
+
+def test_backbones_begin_with_weights_of_a_file(parts: Parts, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = build_backbone("test_resnet").state_dict()
+    save_file(state | {"fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)},
+              tmp_path / "test_resnet.safetensors")  # fmt: skip
+    files = {"test_resnet": tmp_path / "test_resnet.safetensors"}
+    recipe = replace(RECIPE, epochs=1, frozen_backbones=True)
+    facts = train_dual_branch(CONFIG, *parts, tmp_path / "run", recipe, backbones=files)
+    assert facts["backbones"] == {"test_resnet": file_hash(files["test_resnet"])}
+    trained = load_dual_branch(tmp_path / "run").branches[0].state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
 
 
 class StoppedError(Exception):
@@ -290,12 +345,12 @@ def test_a_division_that_cannot_be_learnt_from_is_refused(
     training: list[str], validation: list[str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        check_training([*map(plane, training)], [*map(plane, validation)], RECIPE)
+        check_parts([*map(plane, training)], [*map(plane, validation)], RECIPE.batch)
 
 
 def test_progress_is_shown_on_a_terminal_only(parts: Parts, capsys: Any) -> None:
     torch.manual_seed(0)
-    state = dual_branch._Run(DualBranch(CONFIG), RECIPE, parts[0])
+    state = dual_branch._Run(DualBranch(CONFIG), RECIPE, *parts)
     loss = state.train_epoch(Console(stderr=True))
     assert loss > 0
     assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """The loss of SpatialCLIP, by its parts."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,3 +154,29 @@ def test_equal_descriptions_are_no_negatives() -> None:
     flat = torch.ones(4, 4) / 2
     assert contrastive_loss(flat, flat, torch.tensor(50.0), ["a"] * 4) == pytest.approx(np.log(4))
     assert contrastive_loss(features, features, torch.tensor(50.0), ["a"] * 4) > 10
+
+
+def test_features_are_preserved_of_the_same_pictures(
+    network: SpatialClip, batch: SpatialClipBatch
+) -> None:
+    """Upstream compares them with rows of another batch, and loses where nothing has changed."""
+    changed = deepcopy(network)
+    with torch.no_grad():
+        changed.trimodal_clip.clip_model.visual_projection.weight.mul_(-1)
+
+    def loss(reference: SpatialClip | None) -> float:
+        torch.manual_seed(0)
+        value = spatialclip_loss(
+            network,
+            CriteriaHeads(network.config.dim),
+            batch,
+            SpatialClipRecipe(label_smoothing=0.0, preservation_weight=1.0),
+            Stage.TOP,
+            torch.ones(4, 3, dtype=torch.bool),
+            torch.ones(2),
+            reference,
+        )
+        return float(value)
+
+    assert loss(network) == pytest.approx(loss(None), abs=1e-4)
+    assert loss(changed) > loss(None) + 0.1

@@ -12,11 +12,18 @@ import torch
 from detector.console import UsageError
 from model.nextgen_uia.adapters import AdapterConfig, Kind, adapter_state
 from model.nextgen_uia.checkpoint import load_network, read_trained
-from model.nextgen_uia.network import ClipTower, HeadConfig, SonoNetTower, Task
+from model.nextgen_uia.network import (
+    AdaptedNetwork,
+    ClipTower,
+    HeadConfig,
+    SonoNetTower,
+    Task,
+)
 from tests.support.lesions import write_published
 from tests.support.towers import vision_tower
 from training.adapter_recipes import HeadRecipe
-from training.data.lesions import Lesion, part, read_published
+from training.data.labelled import divide
+from training.data.lesions import Lesion, read_published
 from training.train import nextgen_uia
 from training.train.adapter_losses import dice_ce_loss, focal_loss
 from training.train.nextgen_uia import Pictures, augment, predict, train_head
@@ -31,8 +38,7 @@ def _tower() -> ClipTower:
 
 
 def _lesions(root: Path, task: Task) -> tuple[list[Lesion], list[Lesion], list[Lesion]]:
-    lesions = read_published(root, task.value, "BUSI")
-    train, val, test = (part(lesions, name) for name in ("train", "val", "test"))
+    train, val, test = divide(read_published(root, task.value, "BUSI"), 0, 0, 0).values()
     return train, val, test
 
 
@@ -75,6 +81,28 @@ def test_a_run_resumes_to_the_same_losses(
     assert all(map(np.array_equal, predict(network, pictures, 2), predict(other, pictures, 4)))
 
 
+def test_checkpoints_keep_their_names(tmp_path: Path, data: Path) -> None:
+    train, val, _ = _lesions(data, Task.CLASSIFICATION)
+    recipe = HeadRecipe(epochs=1, batch=4)
+    train_head(_tower(), CLASSES, train, val, tmp_path / "a", recipe)
+    state = torch.load(tmp_path / "a/checkpoint.pt", weights_only=True)
+    names = {"learnt", "optimizer", "best", "run", "place", "losses", "scores"}
+    assert set(state) == names
+    assert set(state["learnt"]) == {f"head.{name}" for name in _head_names()}
+
+
+def _head_names() -> list[str]:
+    return [name for name, _ in AdaptedNetwork(_tower(), CLASSES).head.named_parameters()]
+
+
+def test_without_patients_to_validate_with_the_last_epoch_counts(
+    tmp_path: Path, data: Path
+) -> None:
+    train, _, _ = _lesions(data, Task.CLASSIFICATION)
+    facts = train_head(_tower(), CLASSES, train, None, tmp_path / "a", RECIPE)
+    assert (facts["best epoch"], facts["validation"]) == (3, None)
+
+
 def test_another_recipe_is_not_resumed(tmp_path: Path, data: Path) -> None:
     train, val, _ = _lesions(data, Task.CLASSIFICATION)
     recipe = HeadRecipe(epochs=1, batch=4)
@@ -95,14 +123,14 @@ def test_a_validation_that_is_not_finite_is_never_the_best(
     assert facts["best epoch"] == 1
     assert facts["scores"] == [0.2, None, 0.1]
     monkeypatch.setattr(nextgen_uia, "validation_score", lambda *_: math.nan)
-    with pytest.raises(UsageError, match="no validation gave a finite score"):
+    with pytest.raises(UsageError, match="no validation gave a finite value"):
         train_head(_tower(), CLASSES, train, val, tmp_path / "b", RECIPE)
 
 
 def test_the_test_set_is_never_read(tmp_path: Path, data: Path) -> None:
     train, val, test = _lesions(data, Task.SEGMENTATION)
     for lesion in test:
-        lesion.image.unlink()
+        lesion.path.unlink()
     facts = train_head(_tower(), MASKS, train, val, tmp_path / "a", RECIPE)
     # And each epoch is validated, from the first on.
     assert len(facts["scores"]) == 3

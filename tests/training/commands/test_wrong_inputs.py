@@ -1,0 +1,120 @@
+"""What users of the published systems get wrong: each is one line, and no traceback."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from tests.support.clips import write_clip
+from tests.support.lesions import write_published
+from tests.support.planes import CLASSES, shape, write_csv, write_dicom, write_pictures
+from tests.support.towers import tower_folder
+from training import cli
+
+TRAIN = "train dual-branch --out run --architecture resnet18 --size 32 --epochs 1 --device cpu"
+
+
+def _annotations(folder: Path, **first: object) -> str:
+    """Stills and a cine by the published CSV, the first row changed."""
+    rows = []
+    for patient, split in enumerate(("train", "val")):
+        for name in CLASSES:
+            cine = np.stack([shape(name, patient)[..., 0]] * 2)
+            values = {"PatientID": f"P{patient}", "StudyInstanceUID": f"1.2.{patient}"}
+            uid = write_dicom(folder / "files" / f"{patient}{name}.dcm", cine, **values)
+            rows.append({"SOPInstanceUID": uid, "split": split, "class": name, "frame": 0})
+    write_csv(folder / "a.csv", [rows[0] | first, *rows[1:]])
+    return f"{TRAIN} --annotations a.csv --dicom files"
+
+
+def _annotation_without_file(folder: Path) -> str:
+    return _annotations(folder, SOPInstanceUID="1.2.3")
+
+
+def _frame_out_of_range(folder: Path) -> str:
+    return _annotations(folder, frame=2)
+
+
+def _patient_in_two_splits(folder: Path) -> str:
+    return _annotations(folder, split="test")
+
+
+def _class_missing_from_the_split(folder: Path) -> str:
+    # The only picture of the class to learn from validates.
+    write_pictures(folder, 3, split=("train", "train", "val"))
+    path = folder / "pictures.csv"
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not ("ring" in line and ",train" in line)]
+    path.write_text("\n".join(kept) + "\n")
+    return f"{TRAIN} --pictures pictures.csv --batch 2"
+
+
+def _checkpoint_of_another_architecture(folder: Path) -> str:
+    network = torchvision.models.resnet34(weights=None)
+    network.fc = nn.Linear(512, 16)
+    torch.save(network.state_dict(), folder / "best_model.pth")
+    return "dual-branch convert best_model.pth --out run --architecture resnet18"
+
+
+def _adapters_of_another_tower(folder: Path) -> str:
+    tower_folder(folder / "clip")
+    state = {"visual.trunk.blocks.0.mona.project1.weight": torch.zeros(64, 32)}
+    torch.save(state, folder / "best_model.pth")
+    return "nextgen-uia convert best_model.pth --tower clip --out run"
+
+
+def _prompt_file_without_a_class(folder: Path) -> str:
+    write_clip(folder / "clip")
+    (folder / "prompts.json").write_text(json.dumps({"bar": ["a bar"], "disc": ["a disc"]}))
+    write_pictures(folder, 1)
+    return (
+        "zero-shot --model clip --prompts prompts.json --labels pictures.csv --label-column class"
+        " --device cpu"
+    )
+
+
+def _picture_without_a_class(folder: Path) -> str:
+    tower_folder(folder / "clip")
+    labels = write_published(folder / "data") / "classification/BUSI/labels.csv"
+    labels.write_text("".join(labels.read_text().splitlines(keepends=True)[1:]))
+    return "train adapter --tower clip --out run --data data --dataset BUSI --device cpu"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (_annotation_without_file, "row 1: files has no file of SOP Instance UID 1.2.3"),
+        (_frame_out_of_range, "row 1: no frame 2: the file is a cine of frames 0 to 1"),
+        (_patient_in_two_splits, "are of one patient: put them into one split"),
+        (_class_missing_from_the_split, "split train has no picture of 'ring'"),
+        (_checkpoint_of_another_architecture, "are not those of resnet18"),
+        (_adapters_of_another_tower, "best_model.pth"),
+        (_prompt_file_without_a_class, "no prompts for class 'ring'"),
+        (_picture_without_a_class, "labels.csv has no class of 'case0.png'"),
+    ],
+)
+def test_a_wrong_input_is_one_line(
+    prepare: Callable[[Path], str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["qc-model", *prepare(tmp_path).split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    assert ended.value.code in (1, 2)
+    assert captured.err.count("\n") == 1, captured.err
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert not captured.out
+    # And nothing is left that looks like a run.
+    assert not (tmp_path / "run").exists()
