@@ -63,6 +63,7 @@ class AdapterName(StrEnum):
     HYBRID = "mona-hybrid"
     LORA = "lora"
     LORA_SPLIT = "lora-split"
+    LORA_MLP = "lora-mlp"
 
 
 def read_sources(

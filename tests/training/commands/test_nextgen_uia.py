@@ -165,7 +165,7 @@ def test_the_few_shot_curve_of_adapters(tmp_path: Path, clip: Path) -> None:
     command = ["nextgen-uia", "few-shot", "--tower", clip, "--labels", labels, "--out", out]
     command += ["--steps", 1, "--batch", 2, "--width", 8, "--seed", 3, "--device", "cpu"]
     text = run(*command, "--patients", 1)
-    assert text.startswith("  1 patients: macro-F1 0.")
+    assert text.startswith("  1 patients: macro-F1 ")
     curve = json.loads((out / "curve.json").read_text())
     assert (curve["adapter"], curve["classes"]) == ("mona-hybrid", ["dark", "light"])
     assert [point["trials"] for point in curve["curve"]] == [5]

@@ -178,5 +178,6 @@ def test_features_are_preserved_of_the_same_pictures(
         )
         return float(value)
 
-    assert loss(network) == pytest.approx(loss(None), abs=1e-4)
+    # The network's own features are in half precision, the reference's are not.
+    assert loss(network) == pytest.approx(loss(None), abs=5e-3)
     assert loss(changed) > loss(None) + 0.1
