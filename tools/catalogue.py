@@ -11,7 +11,6 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po, write_po
-from jinja2.ext import babel_extract
 
 import qc_daemon
 from detector.anatomy import LABELS
@@ -50,7 +49,7 @@ def extract_messages() -> Catalog:
         for _, message, _, _ in extract_from_file("python", path, _KEYWORDS):
             catalogue.add(message)
     for path in sorted((_SERVICE / "web" / "templates").glob("*.html")):
-        for _, message, _, _ in extract_from_file(babel_extract, path, _KEYWORDS):
+        for _, message, _, _ in extract_from_file("jinja2.ext:babel_extract", path, _KEYWORDS):
             catalogue.add(message)
     for message in _tables():
         catalogue.add(message)

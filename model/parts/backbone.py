@@ -81,4 +81,4 @@ def needed_backbone(folder: Path) -> tuple[str, str] | None:
 
 
 def _has(part: Part, sha256: str) -> bool:
-    return part.manifest["files"].get(f"{MODEL}/model.safetensors") == sha256
+    return bool(part.manifest["files"].get(f"{MODEL}/model.safetensors") == sha256)

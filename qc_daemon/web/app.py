@@ -63,4 +63,4 @@ def routes_of(app: ASGIApp) -> Iterator[tuple[str, Any]]:
     for route in app.routes:
         if not isinstance(route, APIRoute):
             raise RuntimeError(f"route {route} is no route of ours")
-        yield f"{' '.join(sorted(route.methods))} {route.path}", route.dependant
+        yield f"{' '.join(sorted(route.methods or ()))} {route.path}", route.dependant

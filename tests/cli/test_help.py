@@ -61,6 +61,11 @@ FORMATS = ("table", "json", "jsonl", "csv")
 # Their examples name files and folders that must be there.
 NAMES_FILES = {
     "qc-daemon bundle build",
+    "qc-daemon bundle extend",
+    "qc-daemon bundle part",
+    "qc-model dual-branch abstention",
+    "qc-model explain",
+    "qc-model nextgen-uia few-shot",
     "qc-model calibrate",
     "qc-model cross-validate",
     "qc-model dual-branch convert",

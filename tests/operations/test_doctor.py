@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
-from qc_daemon.observe import counters, metrics
+from qc_daemon.observe import counters, endpoint, metrics
 from qc_daemon.operations.doctor import CheckResult, examine
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
@@ -254,7 +254,7 @@ def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
     store = Store(here.store.url)
     processes = [metrics.Process("receive", running=True, ready=True, restarts=0)]
     service = metrics.Service(here, store, counters.SharedCounters.create(), lambda: processes)
-    server = metrics.listen("127.0.0.1", 0, service)
+    server = endpoint.listen("127.0.0.1", 0, service)
     try:
         here.observe.port = server.server_address[1]
         with service_lock.shared(here.store.spool):

@@ -75,10 +75,10 @@ def test_a_review_is_said_by_the_accounts_full_name(site: WebSite) -> None:
     page = lead.get("/exams/1?finding=1").text
     assert "Dr Lead" in page
     assert MARKUP not in page
-    # What changed meanwhile is not answered: the form comes back with what was typed.
+    # The form comes back with what is wrong.
     again = site.post(lead, "/findings/1/review", **values)
     assert again.status_code == 409
-    assert "has changed since it was shown" in again.text
+    assert "was read so already by Dr Lead" in again.text
 
 
 def test_who_waits_to_read_blinded_is_shown_nothing(site: WebSite) -> None:

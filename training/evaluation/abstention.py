@@ -94,7 +94,7 @@ def abstention_metrics(
         "macro F1": None,
         "accuracy": None,
     }
-    rows = np.flatnonzero(answered)
+    rows = np.flatnonzero(answered).tolist()
     if len(rows):
         of_answered = multiclass_metrics(
             [classes[y[row]] for row in rows],
