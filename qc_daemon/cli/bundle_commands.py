@@ -39,14 +39,15 @@ def bundle_show(name: Name = None, config: Config = None, format: Format = "tabl
 
     Example: qc-daemon bundle show default --format json
     """
-    from qc_daemon.operations.bundles import describe_bundle, show_bundle
+    from qc_daemon.operations.bundles import describe_bundle, show_bundle, without_references
 
     chosen = parse_format(format)
     name = name or load(config).score.bundle
     if chosen == "table":
         typer.echo(describe_bundle(name))
     else:
-        write_record(show_bundle(name), chosen)
+        details = show_bundle(name)
+        write_record(details if chosen == "json" else without_references(details), chosen)
 
 
 @bundle.command("verify")

@@ -1,7 +1,7 @@
 """Bundles for an operator: list, show, activate; which one new exams are scored with."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,25 @@ def show_bundle(name: str) -> dict[str, Any]:
 def describe_bundle(name: str) -> str:
     """Manifest and model card as text."""
     details = show_bundle(name)
-    manifest = json.dumps(details["manifest"], indent=1)
+    manifest = json.dumps(without_references(details)["manifest"], indent=1)
     lines = [f"model_id: {details['model_id']}", manifest, details["card"] or ""]
     return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
+
+
+def without_references(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What `show_bundle` gives, with only how much there is of the reference of image features: its
+    numbers are more than a page shows and than a table's cell holds."""
+    from model.image_reference import KEY
+
+    shown = dict(details["manifest"])
+    if KEY in shown:
+        views = dict(shown[KEY]).get("views")
+        shown[KEY] = {
+            view: {"pictures": each.get("pictures"), "kept": each.get("n")}
+            for view, each in (views if isinstance(views, dict) else {}).items()
+            if isinstance(each, dict)
+        }
+    return {**details, "manifest": shown}
 
 
 def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> str:

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from detector.anatomy import View
 from detector.console import UsageError
-from model.bundle.bundle import read_model_id
+from model.bundle.bundle import read_manifest, read_model_id
 from model.finding import BundleId, Finding, Judgement
 from model.site.promise import Tolerance
 from model.site.record import read_record
@@ -24,7 +24,7 @@ from tests.support.dicom_objects import ultrasound, write
 from tests.support.sites import log_odds_of_site
 from training.phantom import make
 
-BUNDLE = BundleId("default", "1.1", read_model_id("default"))
+BUNDLE = BundleId("default", read_manifest("default")["version"], read_model_id("default"))
 
 
 def body(i: int, log_odds: float, **changes: Any) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def test_a_calibration_of_another_bundle_is_not_applied(
     out.write_text(json.dumps(other.to_json()))
     process = qc_daemon_here("score", tmp_path, "--site", out)
     assert process.returncode == 2
-    assert "was fitted on bundle default 1.1 (efef" in process.stderr
+    assert f"was fitted on bundle default {BUNDLE.version} (efef" in process.stderr
 
 
 @pytest.mark.parametrize("text", ["Source;FRAME;label\r\n", "source\tframe\tLabel\n"])
