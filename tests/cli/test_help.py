@@ -60,6 +60,7 @@ FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
 # Their examples name files and folders that must be there.
 NAMES_FILES = {
+    "qc-model explain",
     "qc-daemon bundle build",
     "qc-daemon bundle extend",
     "qc-daemon bundle part",
