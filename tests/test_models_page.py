@@ -19,7 +19,7 @@ def test_each_fault_has_a_test_that_there_is() -> None:
         file = ""
         for each in quoted:
             if each.endswith(".py"):
-                assert (TESTS / each).is_file(), f"{fault}: {each}"
-                file = (TESTS / each).read_text(encoding="utf-8")
+                assert (TESTS.parent / each).is_file(), f"{fault}: {each}"
+                file = (TESTS.parent / each).read_text(encoding="utf-8")
             elif each.startswith("test_"):
                 assert f"def {each}(" in file, f"{fault}: {each}"

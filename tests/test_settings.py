@@ -276,7 +276,7 @@ def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
         ("QC_DAEMON_RECEIVE_PORT", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
         ("QC_DAEMON_DESTINATON", "[]", "did you mean QC_DAEMON_DESTINATION?"),
         ("qc_daemon_recieve__port", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
-        ("QC_DAEMON_XYZ", "1", "remove it; see docs/settings.md"),
+        ("QC_DAEMON_XYZZY", "1", "remove it; see docs/settings.md"),
         ("QC_DAEMON_PORT", "104", "names no setting"),
     ],
 )

@@ -48,6 +48,8 @@ WITHOUT_SETTINGS = {
     "qc-daemon demo",
     "qc-daemon send",
     "qc-daemon bundle build",
+    "qc-daemon bundle extend",
+    "qc-daemon bundle part",
 }
 LISTS = [name for name in DAEMON if name.split()[-1] in ("list", "find")]
 RECORDS = [
@@ -60,7 +62,6 @@ FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
 # Their examples name files and folders that must be there.
 NAMES_FILES = {
-    "qc-model explain",
     "qc-daemon bundle build",
     "qc-daemon bundle extend",
     "qc-daemon bundle part",

@@ -20,6 +20,7 @@ from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from detector.yolo.yolo import build_network, save_detector
 from model.bundle import bundle
+from model.bundle import manifest as manifest_file
 from model.bundle.build import build
 from model.bundle.bundle import MANIFEST, Bundle, verify, write_manifest
 from model.describer import tokenizer as subwords
@@ -313,9 +314,9 @@ def test_what_is_no_safetensors_is_refused(folder, content):
 
 
 def test_json_of_any_size_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(bundle, "MAX_TEXT_BYTES", 2000)
+    monkeypatch.setattr(manifest_file, "MAX_TEXT_BYTES", 2000)
     refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST, "bytes")
-    monkeypatch.setattr(bundle, "MAX_TEXT_BYTES", (folder / MANIFEST).stat().st_size)
+    monkeypatch.setattr(manifest_file, "MAX_TEXT_BYTES", (folder / MANIFEST).stat().st_size)
     name = "spatialclip/tokenizer.json"
     (folder / name).write_text(" " * 10**6)
     _listed(folder, name)
