@@ -689,10 +689,13 @@ class JobSettings(_Section):
 
 
 class ObserveSettings(_Section):
-    """`/metrics`, `/live` and `/ready` over HTTP; off unless a port is named."""
+    """The log; `/metrics`, `/live` and `/ready` over HTTP, off unless a port is named."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port | None = Field(default=None, description="port to listen on; 0: a free one")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="lowest level that the log has; `QC_LOG` wins"
+    )
 
 
 class Settings(BaseSettings):

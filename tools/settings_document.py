@@ -36,7 +36,8 @@ these documents, and the environment, which wins: `QC_DAEMON_SECTION__KEY`, as
 as `QC_DAEMON_DESTINATION='[{"name": "pacs", "port": 104}]'`. Without a file the defaults below
 hold, in `var/` of the folder that the command is started in. Relative paths resolve from the file's
 folder. What is unknown or cannot be used, in the file or the environment, ends the command with
-status 2 and a line for each. Settings are read at start.
+status 2 and a line for each. Settings are read at start, some again at SIGHUP: see
+[running.md](running.md).
 
 `[[name]]`, in two brackets, may be repeated. *needed*: has no default.
 """

@@ -61,6 +61,7 @@ KEYS = {
     "seconds": "how long, or how long until",
     "retry_in": "seconds until the next try",
     "path": "of a file or folder",
+    "setting": "name of a setting",
     "dropped": "keys that were withheld because they are none of these",
 }
 """What a line may carry. What is not on it is dropped: the guard against patient data."""
@@ -79,6 +80,10 @@ EVENTS = {
     "process died": "A process has ended by itself; another one is started.",
     "process not started": "A process cannot be started now; tried again.",
     "process killed": "A process did not end in time and was killed.",
+    "process replaced": "A process ended in an orderly way, for one with the new settings.",
+    "settings reloaded": "New settings are in use; `count` of them changed.",
+    "settings not reloaded": "The settings cannot be read or used; those before stay in use.",
+    "setting needs a restart": "A changed setting counts from the next start of the service.",
     "stopped": "The service has ended.",
     "pages": "The web pages are served at this address.",
     "certificate not loaded": "The pages' new certificate cannot be used; the old one stays.",

@@ -86,6 +86,11 @@ def configure(level: str | None = None, stream: TextIO | None = None) -> None:
     )
 
 
+def configure_service(level: str) -> None:
+    """Set logging up for a process of the service: QC_LOG beats the level of the settings."""
+    configure(os.environ.get("QC_LOG") or level)
+
+
 def configure_command() -> None:
     """Set logging up for a command, whose output says what happened: no lines unless QC_LOG asks.
 

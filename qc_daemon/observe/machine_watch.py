@@ -48,6 +48,10 @@ class MachineWatch:
         self._read_until: datetime | None = None
         self._machines: dict[str, Machine] = {}
 
+    def use_settings(self, settings: Settings) -> None:
+        """Go on with the peers of other settings."""
+        self._settings = settings
+
     def machines(self) -> Mapping[str, Machine]:
         """Each machine that sent something lately, by AE title, as of the last check."""
         return self._machines

@@ -81,6 +81,11 @@ class Service(Collector):
         self._stored = StoredMetrics(settings, store, clock)
         self._heartbeat_at = time.monotonic()
 
+    def use_settings(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self.settings = settings
+        self._stored = StoredMetrics(settings, self.store, self.clock)
+
     def heartbeat(self) -> None:
         self._heartbeat_at = time.monotonic()
 
@@ -221,7 +226,9 @@ class Service(Collector):
             for outcome, name in zip(
                 ("delivered", "failed"), delivery_names([destination.name]), strict=True
             ):
-                deliveries.add_metric([destination.name, outcome], self.shared.total(name))
+                # One that came by a reload is counted from the next start.
+                if self.shared.has(name):
+                    deliveries.add_metric([destination.name, outcome], self.shared.total(name))
         yield deliveries
         fetched = CounterMetricFamily(
             "qc_daemon_originals_fetched",

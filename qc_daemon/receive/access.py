@@ -127,11 +127,15 @@ class ReportingDestinations:
     """
 
     def __init__(self, destinations: Iterable[DestinationSettings]) -> None:
+        self.replace(destinations)
+        self._lock = threading.Lock()
+        self._addresses_by_host: dict[str, tuple[float, frozenset[Address]]] = {}
+
+    def replace(self, destinations: Iterable[DestinationSettings]) -> None:
+        """Go on with these destinations."""
         self._destinations = [
             each for each in destinations if each.kind == "dicom" and each.commitment != "off"
         ]
-        self._lock = threading.Lock()
-        self._addresses_by_host: dict[str, tuple[float, frozenset[Address]]] = {}
 
     def with_title(self, ae_title: str) -> list[str]:
         """Names of the destinations with this AE title, which several may share."""
@@ -186,6 +190,10 @@ class AccessPolicy:
         self._approved: list[PeerRule] | None = None
         self._refresh_due = self._write_due = 0.0
         self._waiting: dict[tuple[str, str], RefusedCaller] = {}
+
+    def replace_peers(self, peers: Iterable[PeerSettings]) -> None:
+        """Go on with these peers of the settings; who was approved stays so."""
+        self._settings = rules_of(peers)
 
     def find_rejection(self, association: Any) -> Rejection | None:
         """The rejection of an association that is requested; None accepts it."""

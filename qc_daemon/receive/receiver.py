@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -43,7 +43,7 @@ from qc_daemon.receive.upper_layer.association import Acceptor, Server
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
-from qc_daemon.settings import DestinationSettings, ReceiveSettings
+from qc_daemon.settings import DestinationSettings, PeerSettings, ReceiveSettings
 from qc_daemon.spool.spool import Spool
 
 # Bytes of a P-DATA-TF that peers may send. Fragments go to the spool as they come, so that a long
@@ -144,6 +144,17 @@ class Receiver:
         self._ae.acse_timeout = settings.artim_timeout
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+
+    def reload(
+        self,
+        peers: Iterable[PeerSettings],
+        destinations: Iterable[DestinationSettings],
+        routes: Routes,
+    ) -> None:
+        """Go on with other peers, destinations and rules; what is open stays open."""
+        self.access_policy.replace_peers(peers)
+        self.access_policy.reporting_destinations.replace(destinations)
+        self.storage.routes = routes
 
     def start(self, listener: socket.socket, handshake: tls.Handshake | None = None) -> None:
         """Serve the associations of a listening socket, each in a thread of its own.

@@ -110,6 +110,7 @@ def main() -> None:
     log.quiet_libraries()
     log.quiet_crashes()
     settings = Settings(**orders["settings"])
+    log.configure_service(settings.observe.log_level)
     nightly.work(settings, Store(settings.store.url))
 
 

@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
@@ -65,6 +65,8 @@ class RoleContext:
     owner: str
     listeners: dict[str, int]
     slots: int | None = None
+    # What takes up other settings while the role runs; a role adds its own.
+    on_reload: list[Callable[[Settings], None]] = field(default_factory=list)
 
 
 def receive(context: RoleContext, stop: threading.Event) -> None:
@@ -89,6 +91,9 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
     for kind, listener in context.listeners.items():
         tls = settings.receive.tls if kind == TLS else None
         receiver.start(socket.socket(fileno=listener), None if tls is None else Handshake(tls))
+    context.on_reload.append(
+        lambda new: receiver.reload(new.receive.peer, new.destination, Routes.of(new))
+    )
     # Imported objects are never garbage, so that collections need not visit them.
     gc.freeze()
     _ready("receive")
@@ -338,6 +343,27 @@ def _end(stop: threading.Event) -> None:
         os._exit(DONE)
 
 
+def _reload(context: RoleContext, descriptor: int) -> None:
+    """Take up the settings that the supervisor has written."""
+    settings = Settings(**read_settings(descriptor))
+    log.configure_service(settings.observe.log_level)
+    for take_up in context.on_reload:
+        take_up(settings)
+
+
+def write_settings(descriptor: int, settings: Settings) -> None:
+    """Write the settings to shared memory, for every process of the service."""
+    content = json.dumps(settings.model_dump(mode="json")).encode()
+    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, len(content))
+
+
+def read_settings(descriptor: int) -> dict[str, Any]:
+    """The settings that were written last."""
+    content: dict[str, Any] = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+    return content
+
+
 def exit_with_parent(parent: int) -> None:
     """Have the kernel kill us when the supervisor dies, and stop if it has already (prctl(2))."""
     if sys.platform == "linux":
@@ -360,11 +386,13 @@ def main() -> int:
     log.quiet_libraries()
     log.quiet_crashes()
     settings = Settings(**orders["settings"])
+    log.configure_service(settings.observe.log_level)
     counters.use(counters.SharedCounters(**orders["counters"]), orders["row"])
     store = Store(settings.store.url)
     context = RoleContext(
         settings, store, lease_owner(role, os.getpid()), orders["listeners"], orders["slots"]
     )
+    handle_signals(lambda: _reload(context, orders["settings_memory"]), signal.SIGHUP)
     try:
         ROLES[role](context, stop)
     except UsageError as error:

@@ -44,6 +44,7 @@ from qc_daemon.service.roles import (
     WRONG_SETTINGS,
     handle_signals,
 )
+from qc_daemon.service.settings_reload import SettingsReload
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock
 
@@ -70,7 +71,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     Raises UsageError (unknown role, port in use) or QCError (database, spool) before anything has
     started. `config_path` is only named in messages.
     """
-    log.configure()
+    log.configure_service(settings.observe.log_level)
     log.quiet_libraries()
     role_names = _role_names(roles, settings)
     private_files.set_umask()
@@ -93,7 +94,7 @@ def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: 
     if "web" in roles:
         listeners[WEB] = _listen_web(settings, config_path)
     _log_start(settings, store, roles, config_path)
-    supervisor = Supervisor(settings, store, spool, listeners)
+    supervisor = Supervisor(settings, store, spool, listeners, config_path=config_path)
     try:
         return supervisor.run(roles)
     finally:
@@ -207,6 +208,10 @@ class Child:
     starts: int = 0
     quick_deaths: int = 0
     due: float = field(default_factory=time.monotonic)
+    # Which settings its process has, and how often it was replaced for newer ones.
+    version: int = 0
+    is_replaced: bool = False
+    replacements: int = 0
     # The process writes a line here when it ends by itself; the last process's line.
     reason_pipe: int | None = None
     reason: str = ""
@@ -291,8 +296,11 @@ class Supervisor:
         spool: Spool,
         listeners: Listeners,
         clock: Clock = utc_now,
+        config_path: Path | None = None,
     ) -> None:
         self.settings = settings
+        self.config_path = config_path
+        self.reloading = SettingsReload(settings)
         self.store = store
         self.spool = spool
         self.listeners = listeners
@@ -313,9 +321,11 @@ class Supervisor:
         self.machine_watch = MachineWatch(settings, store, clock)
         self._stop = threading.Event()
         self._at_once = threading.Event()
+        self._reload_asked = threading.Event()
 
     def run(self, roles: Sequence[str]) -> int:
         handle_signals(self._on_signal, signal.SIGTERM, signal.SIGINT)
+        handle_signals(self._reload_asked.set, signal.SIGHUP)
         self._release_dead()
         self.children = [
             Child(role)
@@ -332,6 +342,9 @@ class Supervisor:
         try:
             while not self._stop.is_set() and status == DONE:
                 service.heartbeat()
+                if self._reload_asked.is_set():
+                    self._reload_asked.clear()
+                    self._reload(service)
                 for child in self.children:
                     status = status or self._check_child(child)
                 if self.expiry is not None:
@@ -347,6 +360,29 @@ class Supervisor:
             self._at_once.set()
         self._stop.set()
 
+    def _reload(self, service: metrics.Service) -> None:
+        """Read the settings again and have every process take them up."""
+        if not self.reloading.read(self.config_path):
+            return
+        self.settings = self.reloading.settings
+        log.configure_service(self.settings.observe.log_level)
+        service.use_settings(self.settings)
+        self.machine_watch.use_settings(self.settings)
+
+    def _give_settings(self, child: Child) -> None:
+        """Have a process that is ready take up newer settings: in place, or as a new process."""
+        assert child.process is not None
+        if child.version == self.reloading.version or child.is_replaced:
+            return
+        if not self.shared_counters.get(self._row(child), "ready"):
+            return
+        if child.role in self.reloading.roles_to_replace(child.version):
+            child.is_replaced = True
+            child.process.terminate()
+        else:
+            child.version = self.reloading.version
+            child.process.send_signal(signal.SIGHUP)
+
     def _check_child(self, child: Child) -> int:
         """Start the child if it is due, handle its exit if it died; returns an exit status other
         than DONE if the service cannot run."""
@@ -356,6 +392,10 @@ class Supervisor:
             return DONE
         ended = child.process.poll()
         if ended is None:
+            self._give_settings(child)
+            return DONE
+        if child.is_replaced and ended == DONE:
+            self._replace(child)
             return DONE
         if child.starts == 1 and ended in (WRONG_SETTINGS, ALARM):
             # It has printed the reason; another start would only fail the same way.
@@ -382,7 +422,7 @@ class Supervisor:
         try:
             os.set_blocking(child.reason_pipe, False)
             orders = self._orders(child) | {"reason": theirs}
-            inherited = [self.shared_counters.fd, theirs]
+            inherited = [self.shared_counters.fd, self.reloading.memory, theirs]
             inherited += [each.fileno() for each in self._listeners_of(child).values()]
             if child.role == "receive":
                 inherited.append(self.slots.descriptor)
@@ -403,6 +443,7 @@ class Supervisor:
         child.owner = lease_owner(child.role, child.process.pid)
         child.started = time.monotonic()
         child.starts += 1
+        child.version, child.is_replaced = self.reloading.version, False
         assert child.process.stdin is not None
         # It may have died before it read them; the next round finds that.
         with contextlib.suppress(BrokenPipeError), child.process.stdin as orders_pipe:
@@ -414,6 +455,7 @@ class Supervisor:
         return {
             "parent": os.getpid(),
             "settings": self.settings.model_dump(mode="json"),
+            "settings_memory": self.reloading.memory,
             "counters": {"fd": self.shared_counters.fd, "more": self.shared_counters.more},
             "row": self._row(child),
             "listeners": {kind: each.fileno() for kind, each in listeners.items()},
@@ -449,6 +491,16 @@ class Supervisor:
         self.deferred.add(lambda: self._release(ended_owner, count_death=True))
         if child.role == "receive":
             self.deferred.add(lambda: self._free_slots(pid))
+
+    def _replace(self, child: Child) -> None:
+        """Start a process in the place of one that ended for newer settings."""
+        self.log.info("process replaced", kind=child.role)
+        ended_owner, child.process, child.is_replaced = child.owner, None, False
+        child.replacements += 1
+        child.read_reason()
+        child.due = time.monotonic()
+        self.shared_counters.reset_gauges(self._row(child))
+        self._release_later(ended_owner)
 
     def _free_slots(self, pid: int) -> None:
         self.slots.clear(pid)
@@ -513,7 +565,7 @@ class Supervisor:
                 child.role,
                 child.running,
                 self.shared_counters.get(self._row(child), "ready") > 0,
-                max(0, child.starts - 1),
+                max(0, child.starts - 1 - child.replacements),
                 child.reason,
             )
             for child in self.children
