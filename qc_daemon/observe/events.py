@@ -61,7 +61,6 @@ KEYS = {
     "seconds": "how long, or how long until",
     "retry_in": "seconds until the next try",
     "path": "of a file or folder",
-    "setting": "name of a setting",
     "dropped": "keys that were withheld because they are none of these",
 }
 """What a line may carry. What is not on it is dropped: the guard against patient data."""
