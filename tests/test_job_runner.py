@@ -118,8 +118,8 @@ def test_every_line_of_a_job_says_which_job_exam_and_image_it_is_about(queue: Qu
     with capture_logs([merge_contextvars]) as lines:
         runner = queue.runner(Handler(work))
         assert [runner.run_once(), runner.run_once()] == [True, True]
-    told = [(line["job"], line["kind"], line["exam"], line["instance"]) for line in lines]
-    assert told == [
+    correlation = [(line["job"], line["kind"], line["exam"], line["instance"]) for line in lines]
+    assert correlation == [
         (job.id, "score", job.exam_id, int(job.subject.removeprefix("instance:")))
         for job in queue.jobs()
     ]

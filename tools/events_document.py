@@ -45,8 +45,8 @@ class Code:
 
     def __init__(self, sources: Mapping[str, str] | None = None) -> None:
         """Of these `sources` by module; without, of the whole service."""
-        given = _service_sources() if sources is None else sources
-        self.trees = {module: ast.parse(text) for module, text in given.items()}
+        texts = _service_sources() if sources is None else sources
+        self.trees = {module: ast.parse(text) for module, text in texts.items()}
         self._parameters = self._read_parameters()
         self._assigned = self._read_assignments()
 
@@ -102,8 +102,10 @@ class Code:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     yield name, value
                 case ast.FunctionDef(args=arguments):
-                    named = arguments.args[len(arguments.args) - len(arguments.defaults) :]
-                    yield from ((a.arg, v) for a, v in zip(named, arguments.defaults, strict=True))
+                    parameters = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+                    yield from (
+                        (a.arg, v) for a, v in zip(parameters, arguments.defaults, strict=True)
+                    )
                     yield from (
                         (argument.arg, default)
                         for argument, default in zip(
@@ -192,8 +194,10 @@ def document() -> str:
 
 
 def _listed(names: Iterable[str], order: Iterable[str] | None = None) -> str:
-    chosen = sorted(names) if order is None else [each for each in order if each in set(names)]
-    return ", ".join(f"`{name}`" for name in chosen)
+    order_of_names = (
+        sorted(names) if order is None else [each for each in order if each in set(names)]
+    )
+    return ", ".join(f"`{name}`" for name in order_of_names)
 
 
 def main() -> int:

@@ -489,11 +489,11 @@ def train_spatialclip(
         *splits.load_parts(samples, fetus_framework, split, origin),
         splits.load_unlabelled(hc18, head_structures, fetal_planes),
     ]
-    loaded = [sample for part in parts for sample in part]
+    pictures = [sample for part in parts for sample in part]
     training, validation = (
-        splits.split_by_group(loaded, held_out, seed)
+        splits.split_by_group(pictures, held_out, seed)
         if fold is None
-        else splits.leave_fold_out(loaded, fold, FOLDS, seed)
+        else splits.leave_fold_out(pictures, fold, FOLDS, seed)
     )
     _check_fold(fold, validation)
     check_training(training, validation, recipe)
@@ -507,7 +507,7 @@ def train_spatialclip(
             part, detector, describer, cache / "evidence", seed
         )
     ]
-    by_sample = dict(zip(map(id, loaded), prepared, strict=True))
+    by_sample = dict(zip(map(id, pictures), prepared, strict=True))
     facts = small_spatialclip.train_small_spatialclip(
         [by_sample[id(sample)] for sample in training],
         [by_sample[id(sample)] for sample in validation],

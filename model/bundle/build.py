@@ -141,21 +141,21 @@ def _write_spatialclip(
         checkpoint.save_spatialclip(folder, model)
     else:
         weights = clip_weights(backbone)
-        changed = _changed(model, weights)
+        names = _changed_names(model, weights)
         # Biases and norms of two untrained networks are equal by themselves.
-        if all(name in changed for name, tensor in weights.items() if tensor.ndim > 1):
+        if all(name in names for name, tensor in weights.items() if tensor.ndim > 1):
             raise _mismatch(f"SpatialCLIP does not stand on the CLIP of part {backbone.id.name}")
         checkpoint.save_spatialclip(folder, model, weights)
         write_backbone(folder, backbone)
         notes.append(
-            f"{len(weights) - len(changed)} of the CLIP's {len(weights)} tensors are those of the"
+            f"{len(weights) - len(names)} of the CLIP's {len(weights)} tensors are those of the"
             f" part {backbone.id.name} ({backbone.backbone_sha256[:12]}) and not stored here."
         )
     _write_tokenizer(words, folder, model)
     return model, notes
 
 
-def _changed(model: SpatialClip, weights: Mapping[str, Tensor]) -> list[str]:
+def _changed_names(model: SpatialClip, weights: Mapping[str, Tensor]) -> list[str]:
     """The CLIP's tensors that the model has otherwise, in float16, or not at all."""
     own = model.state_dict()
     return [

@@ -58,13 +58,13 @@ def find_backbone(folder: Path, parts: Sequence[Part], chosen: Part | None) -> P
             f"SpatialCLIP was trained on the CLIP {name} ({sha256[:12]}), and score.backbone is"
             f" {chosen.id.name} ({chosen.backbone_sha256[:12]}): name the former"
         )
-    known = [chosen] if chosen is not None else [part for part in parts if _has(part, sha256)]
-    if not known:
+    candidates = [chosen] if chosen is not None else [part for part in parts if _has(part, sha256)]
+    if not candidates:
         raise mismatch(
             f"SpatialCLIP stands on the CLIP {name} ({sha256[:12]}), which is not in the bundle:"
             " name its part in score.backbone"
         )
-    return known[0]
+    return candidates[0]
 
 
 def needed_backbone(folder: Path) -> tuple[str, str] | None:

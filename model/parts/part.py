@@ -189,8 +189,10 @@ def read_views(data: Mapping[str, Any]) -> dict[str, tuple[View, ...]]:
         codes = [] if value is None else [value] if isinstance(value, str) else list(value)
         for code in codes:
             if code not in {view.value for view in View}:
-                known = ", ".join(view.value for view in View)
-                raise ValueError(f"class {name!r} stands for {code!r}, which is none of {known}")
+                alternatives = ", ".join(view.value for view in View)
+                raise ValueError(
+                    f"class {name!r} stands for {code!r}, which is none of {alternatives}"
+                )
         views[str(name)] = tuple(View(code) for code in codes)
     return views
 

@@ -85,16 +85,16 @@ class BundlePictures:
         if bundle not in self.references:
             return None
         views = self.references[bundle].views
-        known = {
+        view_references = {
             self.rows.views.index(view): each
             for view, each in views.items()
             if len(each) >= MIN_PICTURES
         }
         counts = np.bincount(self.rows.view[own], minlength=len(self.rows.views))
-        if not known:
+        if not view_references:
             return None
-        view = max(known, key=lambda code: (int(counts[code]), -code))
-        return bundle, known[view], own[self.rows.view[own] == view]
+        view = max(view_references, key=lambda code: (int(counts[code]), -code))
+        return bundle, view_references[view], own[self.rows.view[own] == view]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

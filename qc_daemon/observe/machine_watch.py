@@ -91,15 +91,15 @@ class MachineWatch:
         with self._store.read() as session:
             titles = {each.ae_title for each in self._settings.receive.peer}
             titles |= {each.ae_title for each in peers.approved_peers(session)}
-            known = sorted(titles)[:MAX_MACHINES]
+            watched = sorted(titles)[:MAX_MACHINES]
             # A machine that was approved since is read from the beginning.
-            new = [each for each in known if each not in self._hours]
-            old = [each for each in known if each in self._hours]
+            new = [each for each in watched if each not in self._hours]
+            old = [each for each in watched if each in self._hours]
             objects = [
                 *arrivals(session, new, oldest, now),
                 *arrivals(session, old, max(since, oldest), now),
             ]
-        hours = {each: self._hours.get(each, set()) for each in known}
+        hours = {each: self._hours.get(each, set()) for each in watched}
         for ae_title, moment in objects:
             hours[ae_title].add(hour_of(moment.astimezone(self._zone)))
             self._last[ae_title] = max(moment, self._last.get(ae_title, moment))
@@ -113,7 +113,7 @@ class MachineWatch:
         local = now.astimezone(self._zone)
         machines = {}
         for ae_title, hours in self._hours.items():
-            judged = silence(hours, local)
-            if judged is not None:
-                machines[ae_title] = Machine(self._last[ae_title], judged.is_unusual)
+            machine_silence = silence(hours, local)
+            if machine_silence is not None:
+                machines[ae_title] = Machine(self._last[ae_title], machine_silence.is_unusual)
         return machines

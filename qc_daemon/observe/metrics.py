@@ -113,7 +113,7 @@ class Service(Collector):
         yield version_info
         yield from self._received()
         yield from self._durations()
-        yield from self._scored()
+        yield from self._findings()
         yield from self._delivered()
         yield from self._stored.collect()
         yield from self._judged()
@@ -186,20 +186,20 @@ class Service(Collector):
             failures.add_metric([kind], self.shared.total(f"failed_{kind}"))
         yield from (storing, running, failures)
 
-    def _scored(self) -> Iterator[Metric]:
+    def _findings(self) -> Iterator[Metric]:
         """What the models say: shares that move without a new bundle are worth a look."""
-        found = CounterMetricFamily(
+        findings = CounterMetricFamily(
             "qc_daemon_findings", "Findings stored.", labels=["view", "verdict"]
         )
         for view in View:
             for verdict in VERDICTS:
-                found.add_metric([view, verdict], self.shared.total(f"found_{view}_{verdict}"))
-        flagged = CounterMetricFamily(
+                findings.add_metric([view, verdict], self.shared.total(f"found_{view}_{verdict}"))
+        flags = CounterMetricFamily(
             "qc_daemon_findings_flagged", "Findings stored with a flag.", labels=["flag"]
         )
         for flag in Flag:
-            flagged.add_metric([flag], self.shared.total(f"flag_{flag}"))
-        yield from (found, flagged)
+            flags.add_metric([flag], self.shared.total(f"flag_{flag}"))
+        yield from (findings, flags)
 
     def _machines(self) -> Iterator[Metric]:
         """Of machines that may store by settings or approval; those that only knock have none."""
@@ -289,7 +289,7 @@ class Service(Collector):
         yield gauge("spool_size_bytes", "Size of the spool's disk.", disk.f_blocks * disk.f_frsize)
 
     def _processes(self) -> Iterator[Metric]:
-        wanted = GaugeMetricFamily(
+        roles = GaugeMetricFamily(
             "qc_daemon_processes_wanted", "Processes that should run.", labels=["role"]
         )
         running = GaugeMetricFamily(
@@ -304,11 +304,11 @@ class Service(Collector):
         processes = list(self.processes())
         for role in dict.fromkeys(each.role for each in processes):
             own = [each for each in processes if each.role == role]
-            wanted.add_metric([role], len(own))
+            roles.add_metric([role], len(own))
             running.add_metric([role], sum(each.running for each in own))
             ready.add_metric([role], sum(each.running and each.ready for each in own))
             restarts.add_metric([role], sum(each.restarts for each in own))
-        yield from (wanted, running, ready, restarts)
+        yield from (roles, running, ready, restarts)
 
     def _certificates(self) -> Iterator[Metric]:
         expiry = GaugeMetricFamily(

@@ -85,12 +85,14 @@ def say_review(
     """
     if verb not in list(ReviewVerb):
         raise UsageError(f"verb: give one of {', '.join(ReviewVerb)}")
-    chosen = ReviewVerb(verb)
+    review_verb = ReviewVerb(verb)
     entry = read_entry(settings, principal, finding_id)
-    if not _may(principal, chosen):
-        raise QCError(ErrorCode.STORAGE, f"the role of this account does not allow to {chosen}")
+    if not _may(principal, review_verb):
+        raise QCError(
+            ErrorCode.STORAGE, f"the role of this account does not allow to {review_verb}"
+        )
     try:
-        known = int(version if version is not None else "")
+        expected_version = int(version if version is not None else "")
     except ValueError:
         raise UsageError("version: give the number of the last event that was shown") from None
     answer = Answer(
@@ -100,9 +102,9 @@ def say_review(
         criteria=tuple(criteria),
         reason=reason,
         remark=remark,
-        version=known,
+        version=expected_version,
     )
-    line = _SAY[chosen](settings, finding_id, answer, clock)
+    line = _SAY[review_verb](settings, finding_id, answer, clock)
     record_access(
         settings,
         principal,

@@ -229,8 +229,8 @@ def add_token(
     clock: Clock = utc_now,
 ) -> str:
     """A new token of the account, which is shown this once. Raises UsageError, QCError."""
-    wanted = parse_choices(Verb, verbs, "--verb")
-    if not wanted:
+    token_verbs = parse_choices(Verb, verbs, "--verb")
+    if not token_verbs:
         raise UsageError(f"--verb: give at least one of {', '.join(Verb)}")
     if not 1 <= days <= MAX_TOKEN_DAYS:
         raise UsageError(f"--days {days}: give 1 to {MAX_TOKEN_DAYS}")
@@ -241,7 +241,7 @@ def add_token(
     token = TOKEN_PREFIX + new_token()
     with open_store(settings).begin() as session:
         account, now = require_account(session, name), clock()
-        missing = [verb for verb in wanted if verb not in verbs_of(settings.web, account)]
+        missing = [verb for verb in token_verbs if verb not in verbs_of(settings.web, account)]
         if missing:
             raise QCError(
                 ErrorCode.STORAGE,
@@ -253,7 +253,7 @@ def add_token(
                 account.id,
                 token_name,
                 token_sha256(token),
-                [str(verb) for verb in dict.fromkeys(wanted)],
+                [str(verb) for verb in dict.fromkeys(token_verbs)],
                 now,
                 now + timedelta(days=days),
             )

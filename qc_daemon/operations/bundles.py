@@ -104,15 +104,15 @@ def without_references(details: Mapping[str, Any]) -> dict[str, Any]:
     numbers are more than a page shows and than a table's cell holds."""
     from model.image_reference import KEY
 
-    shown = dict(details["manifest"])
-    if KEY in shown:
-        views = dict(shown[KEY]).get("views")
-        shown[KEY] = {
+    manifest = dict(details["manifest"])
+    if KEY in manifest:
+        views = dict(manifest[KEY]).get("views")
+        manifest[KEY] = {
             view: {"pictures": each.get("pictures"), "kept": each.get("n")}
             for view, each in (views if isinstance(views, dict) else {}).items()
             if isinstance(each, dict)
         }
-    return {**details, "manifest": shown}
+    return {**details, "manifest": manifest}
 
 
 def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> str:

@@ -96,12 +96,12 @@ def parse_question(
     """The question that a URL asks. Raises UsageError."""
     codes = [_require(view.upper(), [each.value for each in View], "view") for view in views]
     labels = [_require(verdict, QUALITY_LABELS, "verdict") for verdict in verdicts]
-    chosen = [ReviewStatus(_require(state, list(ReviewStatus), "state")) for state in states]
+    statuses = [ReviewStatus(_require(state, list(ReviewStatus), "state")) for state in states]
     return Question(
         ExamFilter(exam_id=exam, study=study),
         parse_window(since or None, until or None),
         FindingChoice(codes, labels),
-        chosen,
+        statuses,
         all_frames,
     )
 
@@ -265,8 +265,8 @@ def list_visible_exams(
 def read_exam(settings: Settings, principal: Principal, exam_id: int) -> dict[str, Any]:
     """The exam as a row of `exam list`. Raises NotVisibleError."""
     if 1 <= exam_id <= _MAX_ID:
-        chosen = ExamFilter(exam_id=exam_id)
-        page = list_visible_exams(settings, principal, chosen, 1)
+        exam_filter = ExamFilter(exam_id=exam_id)
+        page = list_visible_exams(settings, principal, exam_filter, 1)
         if page.rows:
             return page.rows[0]
     raise NotVisibleError

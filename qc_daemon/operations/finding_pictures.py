@@ -133,13 +133,13 @@ class FindingPictures:
         from qc_daemon.report.summary.summary import Decision
 
         finding = Finding.from_json(entry.stored.body)
-        reported = None if entry.state is None else entry.state.as_reported()
-        outcome = None if reported is None else reported.outcome
+        review = None if entry.state is None else entry.state.as_reported()
+        outcome = None if review is None else review.outcome
         decision = None if outcome is None else Decision(outcome, finding.judgement)
         return encode_png(
             render_overlay(
                 self._pixels(entry.stored),
-                apply_review(finding, reported),
+                apply_review(finding, review),
                 language,
                 decision,
                 self._settings.schedule.local_zone,

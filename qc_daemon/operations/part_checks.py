@@ -38,15 +38,15 @@ def check_parts(settings: Settings) -> str:
         with store.read() as session:
             counts = {(e.role, e.model_id): e for e in opinions.agreements(session, ids)}
     for role, part in opinion_parts.items():
-        known = counts.get((role, part.id.model_id))
-        lines.append(f"{part.id.name}: {role}, {_agreement(known)}")
+        agreement = counts.get((role, part.id.model_id))
+        lines.append(f"{part.id.name}: {role}, {_agreement(agreement)}")
     return "; ".join(lines) or "none is named in the settings"
 
 
 def _agreement(counts: Agreement | None) -> str:
     if counts is None:
         return "not asked yet"
-    answered = counts.agreed + counts.disagreed
+    opinions = counts.agreed + counts.disagreed
     return (
-        f"agrees in {counts.agreed} of {count_of(answered, 'finding')}, silent in {counts.silent}"
+        f"agrees in {counts.agreed} of {count_of(opinions, 'finding')}, silent in {counts.silent}"
     )

@@ -75,8 +75,8 @@ def log_in(
     name = name.strip().casefold()
     with store.read() as session:
         account = accounts.by_name(session, name)
-        stored = None if account is None else accounts.password_hash(session, account.id)
-    is_right = is_password(password, stored)
+        password_hash = None if account is None else accounts.password_hash(session, account.id)
+    is_right = is_password(password, password_hash)
     now = clock()
     if account is None or not is_right or not account.is_enabled:
         with store.begin() as session:

@@ -188,9 +188,11 @@ class _Scoring:
         self._settings, self._store, self._bundle = settings, store, bundle
         self._clock = clock
         backbone, opinion_parts = named_parts(bundle, settings.score, needs_parts=False)
-        named = {BACKBONE: backbone, **opinion_parts}
+        parts_by_role = {BACKBONE: backbone, **opinion_parts}
         self._parts = "".join(
-            f" {role}={part.id.model_id}" for role, part in named.items() if part is not None
+            f" {role}={part.id.model_id}"
+            for role, part in parts_by_role.items()
+            if part is not None
         )
         self._sites: dict[str, str] = {}
         self._frames: dict[int, set[int]] = {}

@@ -98,14 +98,16 @@ def read_similar(
                 finding_filter=finding_filter,
                 revision_ids=image_features.revisions_of(session, batch),
             )
-            known = {each["finding_id"]: each for each in objects if each["finding_id"] in batch}
+            by_finding = {
+                each["finding_id"]: each for each in objects if each["finding_id"] in batch
+            }
             rows = (
-                known[id] | {SIMILARITY: float(decimals(cosine))}
+                by_finding[id] | {SIMILARITY: float(decimals(cosine))}
                 for id, cosine in batch.items()
-                if id in known
+                if id in by_finding
             )
-            chosen = _choose(rows, listed, likeness.sop_instance_uid, all_frames=all_frames)
-            for each in add_image_features(session, chosen) if with_image_features else chosen:
+            images = _choose(rows, listed, likeness.sop_instance_uid, all_frames=all_frames)
+            for each in add_image_features(session, images) if with_image_features else images:
                 if limit is not None and count >= limit:
                     return
                 count += 1
@@ -156,10 +158,10 @@ def _query(findings: Sequence[EmbeddedFinding], likeness: Likeness) -> EmbeddedF
         scored = ", ".join(map(str, frames))
         raise _unknown(f"frame {likeness.frame} of it was not scored; these were: {scored}")
     of_frame = [each for each in findings if likeness.frame in (None, each.body["frame"])]
-    known = [each for each in of_frame if each.embedding is not None]
-    if not known:
+    with_embedding = [each for each in of_frame if each.embedding is not None]
+    if not with_embedding:
         raise _unknown("no embedding of it is stored: a version without them scored it")
-    return max(known, key=lambda each: rank(each.body))
+    return max(with_embedding, key=lambda each: rank(each.body))
 
 
 def _unit(rows: npt.NDArray[np.float16]) -> Floats:

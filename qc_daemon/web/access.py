@@ -90,12 +90,12 @@ def address_of(request: Request) -> str:
 
 
 async def _check_csrf(request: Request, principal: Principal) -> None:
-    given = request.headers.get(CSRF_HEADER)
-    if given is None and _is_form(request):
+    token = request.headers.get(CSRF_HEADER)
+    if token is None and _is_form(request):
         field = (await request.form()).get(CSRF_FIELD)
-        given = field if isinstance(field, str) else None
-    if given is None or not hmac.compare_digest(
-        given.encode(errors="replace"), principal.csrf_token.encode()
+        token = field if isinstance(field, str) else None
+    if token is None or not hmac.compare_digest(
+        token.encode(errors="replace"), principal.csrf_token.encode()
     ):
         raise HTTPException(403, "the form is too old; load the page again")
 

@@ -51,18 +51,20 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
                 names = {name.lower() for name, _ in headers}
-                wanted = dict(SECURITY_HEADERS)
+                security_headers = dict(SECURITY_HEADERS)
                 if scope["scheme"] == "https":
-                    wanted["strict-transport-security"] = _HSTS
-                headers += _missing(wanted.items(), names)
+                    security_headers["strict-transport-security"] = _HSTS
+                headers += _missing(security_headers.items(), names)
                 message = {**message, "headers": headers}
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
-def _missing(wanted: Iterable[tuple[str, str]], names: set[bytes]) -> Iterable[tuple[bytes, bytes]]:
-    for name, value in wanted:
+def _missing(
+    security_headers: Iterable[tuple[str, str]], names: set[bytes]
+) -> Iterable[tuple[bytes, bytes]]:
+    for name, value in security_headers:
         if name.encode() not in names:
             yield name.encode(), value.encode()
 

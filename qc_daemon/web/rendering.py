@@ -86,9 +86,9 @@ def _here(request: Request) -> str:
 
 def language_of(request: Request, principal: Principal | None) -> str:
     """The language that was chosen here, else the account's, else the browser's, else ours."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE)
-    if chosen in LANGUAGES:
-        return chosen
+    language = request.cookies.get(LANGUAGE_COOKIE)
+    if language in LANGUAGES:
+        return language
     if principal is not None and principal.account.language in LANGUAGES:
         return str(principal.account.language)
     for part in request.headers.get("accept-language", "").split(","):

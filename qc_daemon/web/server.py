@@ -145,10 +145,10 @@ def _watch_certificate(
     """Show a renewed certificate to new connections."""
     assert settings.certificate is not None
     assert settings.key is not None
-    shown = _versions(settings.certificate, settings.key)
+    versions = _versions(settings.certificate, settings.key)
     while not stop.wait(_CERTIFICATE_SECONDS):
         current = _versions(settings.certificate, settings.key)
-        if current == shown:
+        if current == versions:
             continue
         try:
             # Tried apart first: a certificate without its key would leave the old one unusable.
@@ -158,7 +158,7 @@ def _watch_certificate(
             # Half renewed: the next look finds the other half.
             log.get(role="web").warning("certificate not loaded", error_type=type(error).__name__)
         else:
-            shown = current
+            versions = current
             log.get(role="web").info("certificate loaded")
 
 

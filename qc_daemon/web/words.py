@@ -98,9 +98,9 @@ def finding_text(entry: Entry, language: str, zone: Any) -> FindingText:
     """The finding with a person's verdict where there is one that is reported."""
     t = translations(language)
     models = Finding.from_json(entry.stored.body)
-    reported = None if entry.state is None else entry.state.as_reported()
-    finding = apply_review(models, reported)
-    outcome = None if reported is None else reported.outcome
+    review = None if entry.state is None else entry.state.as_reported()
+    finding = apply_review(models, review)
+    outcome = None if review is None else review.outcome
     decision = None if outcome is None else Decision(outcome, models.judgement)
     judgement = finding.judgement
     is_no_view = outcome is not None and outcome.verdict is None

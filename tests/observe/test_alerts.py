@@ -140,20 +140,20 @@ def series(name: str, labels: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    made = Clinic(tmp_path_factory.mktemp("alerts"))
+    instance = Clinic(tmp_path_factory.mktemp("alerts"))
     real = os.statvfs
 
     def statvfs(path: Any) -> Any:
-        if Path(path) != made.folder:
+        if Path(path) != instance.folder:
             return real(path)
         size = real(path).f_frsize
-        return SimpleNamespace(f_frsize=size, f_blocks=1000, f_bavail=1000 * made.free_share)
+        return SimpleNamespace(f_frsize=size, f_blocks=1000, f_bavail=1000 * instance.free_share)
 
     with pytest.MonkeyPatch.context() as patch:
         # A disk that can be filled in no time.
         patch.setattr("os.statvfs", statvfs)
-        yield made
-    made.close()
+        yield instance
+    instance.close()
 
 
 class Scenario:

@@ -57,7 +57,7 @@ def watch_at(observed: ObservedService, now: datetime) -> MachineWatch:
     return MachineWatch(observed.settings, observed.store, lambda: observed.now)
 
 
-def test_a_machine_that_stays_away_is_told_once_and_again_when_it_sends(
+def test_a_machine_that_stays_away_is_one_log_line_and_one_more_when_it_sends(
     observed: ObservedService,
 ) -> None:
     send(observed, *office_weeks())
@@ -99,18 +99,18 @@ def test_a_check_reads_only_what_came_since_the_one_before(
     send(observed, *office_weeks())
     watch = watch_at(observed, END)
     watch.check()
-    asked = []
+    questions = []
 
     def arrivals(
         session: Session, calling_aes: Collection[str], since: datetime, until: datetime
     ) -> Iterator[tuple[str, datetime]]:
-        asked.append((list(calling_aes), since, until))
+        questions.append((list(calling_aes), since, until))
         return gauges.arrivals(session, calling_aes, since, until)
 
     monkeypatch.setattr("qc_daemon.observe.machine_watch.arrivals", arrivals)
     observed.now = END + HOUR
     watch.check()
-    assert asked == [
+    assert questions == [
         ([], observed.now - HISTORY, observed.now),
         (["VOLUSON1"], END - timedelta(minutes=10), observed.now),
     ]

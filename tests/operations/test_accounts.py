@@ -74,9 +74,9 @@ def test_the_first_administrator_is_made_by_command(settings: Settings, say: Say
     assert made.stdout == "account root: administrator, added\n", made.exception
     assert PASSWORD not in say("list", "--format", "json").stdout
     token = log_in(settings, "root")
-    asked = principal(settings, token)
-    assert asked is not None
-    assert asked.verbs == DEFAULT_ROLES["administrator"]
+    answer = principal(settings, token)
+    assert answer is not None
+    assert answer.verbs == DEFAULT_ROLES["administrator"]
     with Store(settings.store.url).read() as session:
         stored = session.execute(
             text(
@@ -206,10 +206,10 @@ def test_a_log_in_ends_the_session_that_the_browser_had(settings: Settings) -> N
     assert begun is not None
     assert begun[0] != before
     assert principal(settings, before) is None
-    asked = principal(settings, begun[0])
-    assert asked is not None
-    assert asked.csrf_token == principals.csrf_token(begun[0])
-    principals.log_out(settings, asked, lambda: NOW)
+    answer = principal(settings, begun[0])
+    assert answer is not None
+    assert answer.csrf_token == principals.csrf_token(begun[0])
+    principals.log_out(settings, answer, lambda: NOW)
     assert principal(settings, begun[0]) is None
 
 
@@ -226,14 +226,14 @@ def test_a_token_does_what_it_and_its_account_may(settings: Settings, say: Say) 
         at = datetime.now(UTC) + timedelta(days=days)
         return principals.principal_of_token(settings, token, "10.0.0.9", lambda: at)
 
-    asked = asks()
-    assert asked is not None
-    assert asked.verbs == {Verb.SEE_ALL, Verb.REVIEW}
+    answer = asks()
+    assert answer is not None
+    assert answer.verbs == {Verb.SEE_ALL, Verb.REVIEW}
     assert asks(2.01) is None
     accounts.change_account(settings, "ng", role="auditor")
-    asked = asks()
-    assert asked is not None
-    assert asked.verbs == {Verb.SEE_ALL}
+    answer = asks()
+    assert answer is not None
+    assert answer.verbs == {Verb.SEE_ALL}
     accounts.disable_account(settings, "ng")
     assert asks() is None
     accounts.enable_account(settings, "ng")
@@ -261,10 +261,10 @@ def test_an_account_sees_the_images_of_its_person(settings: Settings) -> None:
     add_account(settings, "eng", "engineer")
 
     def persons(name: str) -> frozenset[str] | None:
-        asked = principal(settings, log_in(settings, name))
-        assert asked is not None
+        answer = principal(settings, log_in(settings, name))
+        assert answer is not None
         with Store(settings.store.url).read() as session:
-            return principals.scope_of(session, asked).persons
+            return principals.scope_of(session, answer).persons
 
     assert persons("jane") == {one, alias}
     assert persons("ada") == frozenset()
@@ -280,14 +280,14 @@ def test_roles_are_sets_of_verbs_in_the_settings(settings: Settings, tmp_path: P
     assert set(VERB_WORDS) == set(Verb)
     settings.web.role = [AccountRoleSettings(name="reader", verbs=[Verb.SEE_ALL])]
     add_account(settings, "ng", "reader")
-    asked = principal(settings, log_in(settings, "ng"))
-    assert asked is not None
-    assert asked.verbs == {Verb.SEE_ALL}
+    answer = principal(settings, log_in(settings, "ng"))
+    assert answer is not None
+    assert answer.verbs == {Verb.SEE_ALL}
     # A role that is taken out of the settings allows nothing.
     settings.web.role = []
-    asked = principal(settings, log_in(settings, "ng"))
-    assert asked is not None
-    assert asked.verbs == set()
+    answer = principal(settings, log_in(settings, "ng"))
+    assert answer is not None
+    assert answer.verbs == set()
     (row,) = accounts.list_accounts(settings)
     assert row["role"] == "reader (unknown)"
     file = tmp_path / "roles.toml"
@@ -318,10 +318,10 @@ def test_settings_of_pages_that_cannot_be_are_refused(
 
 def test_the_access_log_is_only_added_to(settings: Settings, say: Say) -> None:
     add_account(settings, "ng", "lead")
-    asked = principal(settings, log_in(settings, "ng"))
-    assert asked is not None
+    answer = principal(settings, log_in(settings, "ng"))
+    assert answer is not None
     for _ in range(3):
-        principals.record_access(settings, asked, AccessAction.ACCESS_LOG, clock=lambda: NOW)
+        principals.record_access(settings, answer, AccessAction.ACCESS_LOG, clock=lambda: NOW)
     assert [row["account"] for row in _log(say, "--account", "ng", "--limit", "2")] == ["ng", "ng"]
     assert _log(say, "--until", "2026-03-03") == []
     assert _log(say, "--exam", "7") == []

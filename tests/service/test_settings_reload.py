@@ -104,8 +104,8 @@ def test_every_process_can_read_what_was_taken_up(tmp_path: Path) -> None:
     assert reload.version == 1
     assert set(reload.roles_to_replace(0)) == {"work", "deliver", "schedule"}
     assert set(reload.roles_to_replace(1)) == set()
-    told = [(line["event"], line.get("setting"), line.get("count")) for line in lines]
-    assert told == [
+    events = [(line["event"], line.get("setting"), line.get("count")) for line in lines]
+    assert events == [
         ("setting needs a restart", "receive.quiet_seconds", None),
         ("settings reloaded", None, 4),
         ("setting needs a restart", "receive.quiet_seconds", None),

@@ -44,14 +44,14 @@ class ObservedService:
     @classmethod
     def make(cls, folder: Path, **settings: object) -> "ObservedService":
         """On a database and a spool in the folder, with one destination, `pacs`."""
-        made = Settings(
+        settings = Settings(
             store={"url": f"sqlite:///{folder / 'qc.db'}", "spool": folder},
             destination=[{"name": "pacs", "objects": ["source"]}],
             **settings,
         )
-        migrate(made.store.url)
+        migrate(settings.store.url)
         shared = SharedCounters.create(counters.delivery_names(["pacs"]))
-        return cls(made, Store(made.store.url), shared)
+        return cls(settings, Store(settings.store.url), shared)
 
     def __post_init__(self) -> None:
         self.service = metrics.Service(

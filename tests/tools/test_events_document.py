@@ -27,7 +27,7 @@ def test_the_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document()
 
 
-def reported(source: str) -> set[str]:
+def events_of(source: str) -> set[str]:
     return set(Code({"module.py": source}).uses())
 
 
@@ -46,7 +46,7 @@ def report(event, error):
 report("of the argument", None)
 warnings.warning("no logger")
 """
-    assert reported(source) == {
+    assert events_of(source) == {
         "from the table",
         "of the default",
         "of the class",
@@ -58,4 +58,4 @@ warnings.warning("no logger")
 
 def test_an_event_that_cannot_be_told_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"module\.py:1: which events"):
-        reported("log.get().info(compose(name))")
+        events_of("log.get().info(compose(name))")

@@ -30,12 +30,12 @@ def image_reference(
         if view is View.OTHER or len(own) < least:
             continue
         used += [samples[i] for i in own]
-        chosen = sorted(sorted(own, key=lambda i: file_hash(samples[i].image))[:MOST_PICTURES])
+        indices = sorted(sorted(own, key=lambda i: file_hash(samples[i].image))[:MOST_PICTURES])
         views[view] = measured_view(
             len(own),
-            [samples[i].group for i in chosen],
-            [_measure(samples[i]) for i in chosen],
-            embeddings[chosen],
+            [samples[i].group for i in indices],
+            [_measure(samples[i]) for i in indices],
+            embeddings[indices],
         )
     return {KEY: ImageReference(data_hash(used), views).to_json()} if views else {}
 

@@ -166,10 +166,15 @@ def _known_by_view(facts: Mapping[str, Any]) -> str:
         is_judged = view in facts["real_views"]
         heads = views.get(FIRST_TRIMESTER_HEADS)
         if is_judged:
-            known = ("out of fold", "boxed pictures", "boxes; ranges of standard ones", "labelled")
+            evidence = (
+                "out of fold",
+                "boxed pictures",
+                "boxes; ranges of standard ones",
+                "labelled",
+            )
         elif view == View.HEAD and heads:
             share = heads["called"][View.HEAD]
-            known = (
+            evidence = (
                 f"{heads['pictures']} heads of 14w0d or less, called HEAD"
                 f" {format_number(share['value'])} ({format_interval(share['interval'])})",
                 "skull; falx and choroid plexus of later weeks",
@@ -177,8 +182,8 @@ def _known_by_view(facts: Mapping[str, Any]) -> str:
                 "simulated: always `review`",
             )
         else:
-            known = ("simulated", "simulated", "simulated", "simulated: always `review`")
-        rows.append(f"| {view} | {' | '.join(known)} |")
+            evidence = ("simulated", "simulated", "simulated", "simulated: always `review`")
+        rows.append(f"| {view} | {' | '.join(evidence)} |")
     table = "\n".join(rows)
     return f"""## What is known from real pictures
 | view | which view it is | structures | criteria | quality |

@@ -134,17 +134,17 @@ def evaluate(
         if not known:
             raise UsageError("no picture is left to judge on: give another --split, --fold or data")
         if len(model) > 1:
-            judged = runs.assign_judges(model, [plane.path for plane in known])
+            parts = runs.assign_judges(model, [plane.path for plane in known])
         else:
             if not with_learnt:
                 runs.refuse_learnt(model[0], (plane.path for plane in known))
-            judged = [list(range(len(known)))]
+            parts = [list(range(len(known)))]
     except SampleError as error:
         raise UsageError(str(error)) from None
     probability = np.zeros((len(known), len(names)))
     least = np.zeros(len(known))
     rejected: list[bool] = []
-    for folder, numbers in zip(model, judged, strict=True):
+    for folder, numbers in zip(model, parts, strict=True):
         if not numbers and not others:
             continue
         threshold = least_of(folder, least_probability)

@@ -47,8 +47,8 @@ def read_sources(
     """The planes of the one data set that is named. Raises UsageError, SampleError."""
     from training.data import labelled, planes
 
-    given = [each for each in (annotations, pictures, class_folders, fetal_planes) if each]
-    if len(given) != 1:
+    sources = [each for each in (annotations, pictures, class_folders, fetal_planes) if each]
+    if len(sources) != 1:
         raise UsageError("give one of --annotations, --pictures, --class-folders, --fetal-planes")
     if (annotations is None) != (dicom is None):
         raise UsageError("--annotations and --dicom go together")
@@ -59,5 +59,5 @@ def read_sources(
     elif class_folders is not None:
         dataset = planes.read_class_folders(class_folders)
     else:
-        dataset = planes.read_fetal_planes(given[0])
+        dataset = planes.read_fetal_planes(sources[0])
     return labelled.leave_out(dataset, left_out or ())

@@ -40,10 +40,10 @@ def load_parts(
             of_framework = read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
     except SampleError as error:
         raise UsageError(str(error)) from None
-    loaded = of_files + of_framework
-    if not loaded:
+    every = of_files + of_framework
+    if not every:
         raise UsageError("no pictures; give --samples or --fetus-framework")
-    _refuse_duplicates(loaded)
+    _refuse_duplicates(every)
     return of_files, of_framework
 
 

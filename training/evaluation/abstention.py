@@ -62,12 +62,12 @@ def fit_abstention(
     # Pictures of one probability are answered together: the last one counts.
     is_last = np.append(np.diff(sure[order]) != 0, True)
     counts = np.flatnonzero(is_last & (accuracies >= target)) + 1
-    answered = int(counts[-1]) if len(counts) else 0
+    count = int(counts[-1]) if len(counts) else 0
     return Abstention(
-        least_probability=float(sure[order][answered - 1]) if answered else 2.0,
+        least_probability=float(sure[order][count - 1]) if count else 2.0,
         target=target,
-        coverage=answered / len(y),
-        accuracy=float(accuracies[answered - 1]) if answered else None,
+        coverage=count / len(y),
+        accuracy=float(accuracies[count - 1]) if count else None,
         pictures=len(y),
         patients=len(set(groups)),
     )
@@ -84,17 +84,17 @@ def abstention_metrics(
     """What the thresholds `least` (N,) do: coverage, and macro F1 and accuracy of the pictures that
     get a class, each as {"value", "interval"} of 95 % over patients; None where there are none."""
     p, y = np.asarray(probability, float), np.asarray(truth, np.intp)
-    answered = p.max(1) >= np.asarray(least, float)
+    is_answered = p.max(1) >= np.asarray(least, float)
 
     def coverage(indices: npt.NDArray[np.intp]) -> float:
-        return float(answered[indices].mean())
+        return float(is_answered[indices].mean())
 
     figures: dict[str, Any] = {
         "coverage": metric_with_interval(coverage, np.arange(len(y)), groups, resamples),
         "macro F1": None,
         "accuracy": None,
     }
-    rows = np.flatnonzero(answered).tolist()
+    rows = np.flatnonzero(is_answered).tolist()
     if len(rows):
         of_answered = multiclass_metrics(
             [classes[y[row]] for row in rows],

@@ -95,9 +95,9 @@ def abstention_figures(
     figures["AUROC"] = auroc(np.r_[known, unknown], is_unknown)
     everyone = np.arange(len(unknown))
     for share, entry in zip(shares, figures["at"], strict=True):
-        named = unknown <= threshold(known, share)
+        is_named = unknown <= threshold(known, share)
         entry["unknown named"] = metric_with_interval(
-            lambda rows, named=named: float(named[rows].mean()),  # type: ignore[misc]
+            lambda rows, is_named=is_named: float(is_named[rows].mean()),  # type: ignore[misc]
             everyone,
             unknown_groups,
         )
@@ -107,21 +107,21 @@ def abstention_figures(
 def _at(
     known: Floats, right: Bools, groups: Sequence[str], fold_of: npt.NDArray[np.intp], share: float
 ) -> dict[str, Any]:
-    answered = np.zeros(len(known), bool)
+    is_answered = np.zeros(len(known), bool)
     for fold in np.unique(fold_of):
         inside = fold_of == fold
         others = known[~inside] if (~inside).any() else known
-        answered[inside] = known[inside] <= threshold(others, share)
+        is_answered[inside] = known[inside] <= threshold(others, share)
 
     def error(rows: npt.NDArray[np.intp]) -> float:
-        named = rows[answered[rows]]
-        return float(np.mean(~right[named])) if len(named) else float("nan")
+        answered_rows = rows[is_answered[rows]]
+        return float(np.mean(~right[answered_rows])) if len(answered_rows) else float("nan")
 
     everyone = np.arange(len(known))
     return {
         "wanted": share,
         "answered": metric_with_interval(
-            lambda rows: float(answered[rows].mean()), everyone, groups
+            lambda rows: float(is_answered[rows].mean()), everyone, groups
         ),
         "wrong of the answered": metric_with_interval(error, everyone, groups),
     }

@@ -224,12 +224,12 @@ def choose_score(
         inside = fold_of == number % FOLDS
         probe = fit_probe(data.rows(np.flatnonzero(~inside & (labels != label)).tolist()), strength)
         # All of the class's pictures are new to the probe.
-        judged = np.flatnonzero(inside | (labels == label))
-        is_left_out = labels[judged] == label
+        rows = np.flatnonzero(inside | (labels == label))
+        is_left_out = labels[rows] == label
         if is_left_out.all():
             continue
         for score in Score:
-            values = probe.scores(data.features[judged], score)
+            values = probe.scores(data.features[rows], score)
             aurocs[score].append(auroc(values, is_left_out))
     means = {score: float(np.mean(each)) for score, each in aurocs.items() if each}
     best = max(OF_FEATURES, key=lambda score: means.get(score, 0.0))

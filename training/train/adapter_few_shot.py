@@ -75,7 +75,7 @@ def adapter_few_shot_curve(
     scores = np.zeros((len(plan.shots), plan.repeats, FOLDS))
     for fold in range(FOLDS):
         inside = [p for p, each in zip(pictures, fold_of, strict=True) if each == fold]
-        judged = Pictures(inside, tower.side, config)
+        inside_pictures = Pictures(inside, tower.side, config)
         for repeat, (row, count) in product(range(plan.repeats), enumerate(plan.shots)):
             key = (fold, repeat, count)
             if key not in trials.scores:
@@ -86,7 +86,7 @@ def adapter_few_shot_curve(
                     deepcopy(tower), config, support, None, folder, own, adapters=adapters,
                     resume=True,
                 )  # fmt: skip
-                trials.add(key, _score(folder, tower, judged, recipe.batch))
+                trials.add(key, _score(folder, tower, inside_pictures, recipe.batch))
                 shutil.rmtree(folder)
             scores[row, repeat, fold] = trials.scores[key]
     return [curve_point(count, each) for count, each in zip(plan.shots, scores, strict=True)]
@@ -117,11 +117,11 @@ def _recipe(recipe: HeadRecipe, plan: FewShotPlan, pictures: int, seed: int) -> 
     return replace(recipe, batch=batch, epochs=epochs, seed=seed)
 
 
-def _score(folder: Path, tower: Tower, judged: Pictures, batch: int) -> float:
+def _score(folder: Path, tower: Tower, pictures: Pictures, batch: int) -> float:
     network = load_network(folder, deepcopy(tower)).to(next(tower.parameters()).device)
     classes = network.head.config.classes
-    predicted = [classes[int(each.argmax())] for each in predict(network, judged, batch)]
-    labels = [lesion.label for lesion in judged.lesions]
+    predicted = [classes[int(each.argmax())] for each in predict(network, pictures, batch)]
+    labels = [lesion.label for lesion in pictures.lesions]
     return macro_f1(confusion_matrix(labels, predicted, classes))
 
 

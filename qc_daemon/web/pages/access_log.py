@@ -29,12 +29,12 @@ def access_page(
 ) -> Response:
     """The log, the last entry first."""
     context = context_of(request)
-    chosen = parse_access_filter(
+    access_filter = parse_access_filter(
         account or None, int(exam) if exam else None, since or None, until or None, before
     )
-    rows = list_access(context.settings, chosen, _ROWS)
+    rows = list_access(context.settings, access_filter, _ROWS)
     record_access(context.settings, principal, AccessAction.ACCESS_LOG, clock=context.clock)
-    asked = {"account": account, "exam": exam, "since": since, "until": until}
+    filters = {"account": account, "exam": exam, "since": since, "until": until}
     following = rows[-1]["id"] if rows.total is None else None
-    values = {"rows": rows, "asked": asked, "following": following}
+    values = {"rows": rows, "asked": filters, "following": following}
     return render(request, "access.html", principal, values)

@@ -65,13 +65,13 @@ def _exam_page(
     settings = context.settings
     exam = read_exam(settings, principal, exam_id)
     entries = exam_entries(settings, principal, exam_id)
-    chosen = _choose(entries, finding_id)
+    current = _choose(entries, finding_id)
     record_access(
         settings,
         principal,
         AccessAction.EXAM,
         exam_id=exam_id,
-        finding_id=None if chosen is None else chosen.stored.finding_id,
+        finding_id=None if current is None else current.stored.finding_id,
         clock=context.clock,
     )
     values: dict[str, Any] = {
@@ -83,8 +83,8 @@ def _exam_page(
         "problem": problem,
         "form": form or {},
     }
-    if chosen is not None:
-        values |= _chosen(request, principal, chosen)
+    if current is not None:
+        values |= _entry_values(request, principal, current)
     return render(request, "exam.html", principal, values, 409 if problem else 200)
 
 
@@ -97,7 +97,7 @@ def _choose(entries: Sequence[Entry], finding_id: int | None) -> Entry | None:
     raise NotVisibleError
 
 
-def _chosen(request: Request, principal: Principal, entry: Entry) -> dict[str, Any]:
+def _entry_values(request: Request, principal: Principal, entry: Entry) -> dict[str, Any]:
     settings = context_of(request).settings
     number = entry.stored.finding_id or 0
     language = language_of(request, principal)

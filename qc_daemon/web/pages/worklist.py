@@ -46,11 +46,11 @@ def worklist_page(
     states = state or [str(each) for each in WAITING]
     question = parse_question(states=states, views=view, verdicts=verdict, since=since, until=until)
     page = list_entries(settings, principal, question, _ROWS, cursor or None)
-    asked = {"state": state, "view": view, "verdict": verdict, "since": since, "until": until}
+    filters = {"state": state, "view": view, "verdict": verdict, "since": since, "until": until}
     values = {
         # Whoever comes upon an answer in a list cannot be the blinded reader any more.
         "lines": [finding_line(entry, Answers.OPEN) for entry in page.entries],
-        "asked": asked,
+        "asked": filters,
         "following": page.cursor,
         "states": list(ReviewStatus),
         "chosen_states": states,

@@ -146,13 +146,13 @@ def test_the_drawing_has_the_pictures_size_and_colours() -> None:
     pixels = np.full((20, 40, 3), 100, np.uint8)
     values = np.zeros((4, 4), np.float32)
     values[1, 3] = 2.0
-    drawn = draw_map(pixels, values, place_in_square(20, 40, 32), 32)
-    assert drawn.shape == pixels.shape
-    assert drawn.dtype == np.uint8
-    right, left = drawn[3, 38].astype(int), drawn[3, 1].astype(int)
+    drawing = draw_map(pixels, values, place_in_square(20, 40, 32), 32)
+    assert drawing.shape == pixels.shape
+    assert drawing.dtype == np.uint8
+    right, left = drawing[3, 38].astype(int), drawing[3, 1].astype(int)
     # The highest value is the colour map's light yellow, RGB; no value is its black.
     assert right.sum() > left.sum() + 100
     assert right[0] > right[2]
     assert left.tolist() == [50, 50, 52]
     # A map without any positive value is no colour, and no division by zero.
-    assert np.array_equal(draw_map(pixels, -values, (0, 8, 32, 16), 32)[3, 1], drawn[3, 1])
+    assert np.array_equal(draw_map(pixels, -values, (0, 8, 32, 16), 32)[3, 1], drawing[3, 1])

@@ -28,7 +28,7 @@ SCREEN = np.full((60, 80, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def planes(tmp_path_factory: pytest.TempPathFactory) -> Part:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Part:
     return dual_branch_part(tmp_path_factory.mktemp("parts") / "planes")
 
 
@@ -44,20 +44,20 @@ def ask(part: Part) -> Opinion:
     return first
 
 
-def test_a_part_has_its_classes_views_and_card(planes: Part) -> None:
-    assert planes.views == {
+def test_a_part_has_its_classes_views_and_card(classifier: Part) -> None:
+    assert classifier.views == {
         "Nasal triangle": (View.NT,),
         "Stomach": (View.ABDOMEN,),
         "Femur": (),
     }
-    assert planes.id.family == "dual-branch"
-    assert "| Femur | none of ours |" in planes.card
-    assert verify_part(planes.path) == []
-    assert not list(planes.path.rglob("*.pt"))
+    assert classifier.id.family == "dual-branch"
+    assert "| Femur | none of ours |" in classifier.card
+    assert verify_part(classifier.path) == []
+    assert not list(classifier.path.rglob("*.pt"))
 
 
-def test_a_class_is_an_opinion_on_the_view(planes: Part) -> None:
-    opinion = ask(planes)
+def test_a_class_is_an_opinion_on_the_view(classifier: Part) -> None:
+    opinion = ask(classifier)
     assert (opinion.label, opinion.views, opinion.reason) == ("Nasal triangle", (View.NT,), None)
     assert opinion.probability == pytest.approx(1 / (1 + 2 * np.exp(-4)), abs=1e-6)
     assert opinion.agrees_with(View.NT) is True
@@ -117,9 +117,9 @@ def test_an_opinion_survives_json() -> None:
     ],
 )
 def test_a_part_whose_files_are_wrong_is_refused_in_one_line(
-    planes: Part, tmp_path: Path, name: str, content: bytes | None, code: str, message: str
+    classifier: Part, tmp_path: Path, name: str, content: bytes | None, code: str, message: str
 ) -> None:
-    path = copy(planes, tmp_path / "copy") / name
+    path = copy(classifier, tmp_path / "copy") / name
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(QCError, match=message) as caught:
         Part.open(tmp_path / "copy")
@@ -137,19 +137,21 @@ def test_a_part_whose_files_are_wrong_is_refused_in_one_line(
     ],
 )
 def test_a_manifest_with_wrong_facts_is_refused(
-    planes: Part, tmp_path: Path, change: dict[str, Any], message: str
+    classifier: Part, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    folder = copy(planes, tmp_path / "copy")
-    (folder / MANIFEST).write_text(json.dumps({**planes.manifest, **change}))
+    folder = copy(classifier, tmp_path / "copy")
+    (folder / MANIFEST).write_text(json.dumps({**classifier.manifest, **change}))
     (problem,) = verify_part(folder)
     assert "part.json is invalid" in problem
     assert message in problem
 
 
-def test_views_of_classes_that_the_network_lacks_are_refused(planes: Part, tmp_path: Path) -> None:
-    folder = copy(planes, tmp_path / "copy")
-    views = {**planes.manifest["views"], "Heart": []}
-    (folder / MANIFEST).write_text(json.dumps({**planes.manifest, "views": views}))
+def test_views_of_classes_that_the_network_lacks_are_refused(
+    classifier: Part, tmp_path: Path
+) -> None:
+    folder = copy(classifier, tmp_path / "copy")
+    views = {**classifier.manifest["views"], "Heart": []}
+    (folder / MANIFEST).write_text(json.dumps({**classifier.manifest, "views": views}))
     with pytest.raises(QCError, match="part planes: there is no class 'Heart'"):
         OpinionModel.load(SECOND_OPINION, Part.open(folder), CPU)
 
@@ -163,8 +165,8 @@ def test_the_command_makes_a_part_that_verify_and_show_know(tmp_path: Path) -> N
     assert Part.open(tmp_path / "part").views == {"NT": (View.NT,), "OTHER": (View.OTHER,)}
     assert not (tmp_path / "part" / "model" / "training.json").exists()
     assert qc_daemon_here("bundle", "verify", tmp_path / "part").returncode == 0
-    shown = qc_daemon_here("bundle", "show", tmp_path / "part", "--format", "json")
-    assert json.loads(shown.stdout)["name"] == "mine"
+    process = qc_daemon_here("bundle", "show", tmp_path / "part", "--format", "json")
+    assert json.loads(process.stdout)["name"] == "mine"
     again = qc_daemon_here(*command, "--out", tmp_path / "part")
     assert (again.returncode, "exists: name a new folder" in again.stderr) == (1, True)
 

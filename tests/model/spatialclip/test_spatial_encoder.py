@@ -198,7 +198,7 @@ def test_a_box_of_low_confidence_counts_in_training_as_in_evaluation():
     assert (model(moved, labels, confidences, mask) - judged).abs().max() > 1e-4
 
 
-def test_the_surest_boxes_are_kept():
+def test_the_surest_boxes_are_the_layout():
     """Upstream keeps the first 32."""
     box = (10.0, 10.0, 30.0, 30.0)
     layout = [Detection("F", box, 0.1 + 0.01 * number) for number in range(40)]

@@ -72,8 +72,8 @@ def test_classes_of_prompts_are_explained(
     for record in records:
         assert 0 <= record["better_than"] <= 1
         assert len(record["curve"]) == 9
-        drawn = np.asarray(Image.open(maps / record["map"]))
-        assert drawn.shape == (40, 64, 3)
+        drawing = np.asarray(Image.open(maps / record["map"]))
+        assert drawing.shape == (40, 64, 3)
     first, second = (np.asarray(Image.open(maps / each["map"])) for each in records)
     assert not np.array_equal(first, second)
     with pytest.raises(UsageError, match="maps holds files"):

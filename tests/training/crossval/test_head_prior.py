@@ -33,8 +33,8 @@ def test_both_ages_are_named_wrongly_equally_often() -> None:
     log_odds = head_log_odds([*first, *later])
     # Between odds of 1/4 and 0.22 to 0.78 one of five is wrong on either side.
     assert math.log(0.78 / 0.22) < log_odds < math.log(0.95 / 0.05)
-    called = likeliest_views(with_head_log_odds([r["views"] for r in [*first, *later]], log_odds))
-    assert called == ["HEAD"] * 4 + ["OTHER"] + ["HEAD"] + ["OTHER"] * 4
+    views = likeliest_views(with_head_log_odds([r["views"] for r in [*first, *later]], log_odds))
+    assert views == ["HEAD"] * 4 + ["OTHER"] + ["HEAD"] + ["OTHER"] * 4
 
 
 @pytest.mark.parametrize(
