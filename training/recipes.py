@@ -166,7 +166,7 @@ FOLDS = 5
 # Simulated pictures, and what is no view.
 PHANTOMS_DETECTOR = PhantomSet(count=2800, seed=1, other_share=0.1)
 PHANTOMS_SPATIALCLIP = PhantomSet(count=5000, seed=2, other_share=0.12)
-PHANTOMS_CALIBRATION = PhantomSet(count=900, seed=3, other_share=0.1)
+PHANTOMS_CALIBRATION = PhantomSet(count=3000, seed=3, other_share=0.1)
 PHANTOMS_FOLDS = PhantomSet(count=1800, seed=4, other_share=0.12)
 """SpatialCLIP's stages on real pictures get phantoms that its start has not learnt by heart."""
 NEGATIVES = 500

@@ -55,9 +55,7 @@ def test_four_hundred_unseen_phantoms(judge: Judge) -> None:
     assert figures["views"]["accuracy"]["value"] >= 0.98
     assert figures["quality"]["AUROC"]["value"] >= 0.97
     assert figures["detector"]["map50"]["value"] >= 0.85
-    # Bundle 2.0 misses the aim of 0.05: NT is calibrated on real pictures, the others on few
-    # phantoms (docs/benchmarks.md). It must not be worse beyond doubt.
-    assert figures["quality"]["ECE"]["interval"][0] <= 0.05
+    assert figures["quality"]["ECE"]["value"] <= 0.05
 
 
 def test_other_organs_are_never_standard(judge: Judge, shared_data: Path) -> None:
