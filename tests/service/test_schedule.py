@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from model.bundle.bundle import read_model_id
 from qc_daemon.dicom.acquisition import Acquisition
@@ -67,7 +68,7 @@ def running(
 
 
 def test_sites_are_fitted_once_a_night_and_a_night_that_fails_is_not_the_last(
-    context: RoleContext, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    context: RoleContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = 0
     own = sites.propose_all
@@ -84,14 +85,13 @@ def test_sites_are_fitted_once_a_night_and_a_night_that_fails_is_not_the_last(
     monkeypatch.setattr(roles, "utc_now", lambda: EVENING + timedelta(hours=next(hours)))
     monkeypatch.setattr(roles, "_CLOCK_SECONDS", 0.001)
     monkeypatch.setattr(sites, "propose_all", propose_all)
-    with running(roles._propose_sites, context):
+    with capture_logs() as lines, running(roles._propose_sites, context):
         eventually(lambda: nights > 2)
     assert nights <= next(hours) / 24 + 1
     # What rests on the same findings is proposed once.
     assert [each["site"] for each in sites.list_history(context.settings, None)] == ["St. Anna"]
-    output = capfd.readouterr()
-    assert "sites not fitted" in output.out + output.err
-    assert "canary" not in output.out + output.err
+    assert [each["event"] for each in lines if each["log_level"] == "error"] == ["sites not fitted"]
+    assert "canary" not in str(lines)
 
 
 def test_sites_are_not_fitted_where_they_are_not_calibrated(context: RoleContext) -> None:

@@ -14,6 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
+import structlog
+
 import training.cli
 from qc_daemon.cli import app
 
@@ -43,12 +45,13 @@ def qc_model_here(*arguments: object) -> Completed:
 
 
 def _here(main: Callable[[], None], line: tuple[str, ...]) -> Completed:
-    """Run `main`; the environment, warnings and standard streams are afterwards as before.
+    """Run `main`; what it changes of the process is afterwards as before.
 
-    Logging and the umask are restored after each test (`_process_state`).
+    Fixtures of a module or session run commands too, before a test's own fixtures.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     status: object = None
+    logging, mask = structlog.get_config(), os.umask(0o022)
     with (
         patch.object(sys, "argv", list(line)),
         patch.dict(os.environ),
@@ -60,6 +63,9 @@ def _here(main: Callable[[], None], line: tuple[str, ...]) -> Completed:
             main()
         except SystemExit as end:
             status = end.code
+        finally:
+            structlog.configure(**logging)
+            os.umask(mask)
     assert isinstance(status, int), "a command ends with its status"
     texts = [each.buffer.getvalue().decode() for each in (out, err)]  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(list(line), status, *texts)
