@@ -20,7 +20,9 @@ from training.commands import (
     dual_branch,
     dual_branch_evaluation,
     fetalclip,
+    iqa,
     nextgen_uia,
+    segment,
 )
 from training.commands.embed import embed, search
 from training.commands.explain import explain
@@ -58,6 +60,8 @@ app.command("zero-shot")(zero_shot)
 app.command()(embed)
 app.command()(search)
 app.command()(explain)
+app.add_typer(segment.app, name="segment")
+app.add_typer(iqa.app, name="iqa")
 app.command()(probe)
 app.command()(classify)
 app.command("few-shot")(few_shot)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ SMALL = Architecture(
     vocabulary=600,
     context=117,
 )
+FOUR_BLOCKS = replace(SMALL, embed_dim=16, vision_width=64, vision_layers=4)
+"""With blocks enough for FetalCLIP's decoder of masks."""
 
 
 def open_clip_json(architecture: Architecture) -> dict[str, Any]:

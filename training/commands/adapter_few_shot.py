@@ -19,6 +19,7 @@ from training.commands.options import (
     Out,
     Resume,
     Seed,
+    SonoNetSide,
     Tower,
     typed_command,
 )
@@ -52,10 +53,7 @@ def few_shot(
         list[int] | None,
         typer.Option(min=0, help="Block that the head reads, from 0; repeatable."),
     ] = None,
-    side: Annotated[
-        int,
-        typer.Option(min=32, max=1024, help="Side of SonoNet's pictures, a multiple of 16."),
-    ] = 224,
+    side: SonoNetSide = 224,
     label_column: LabelColumn = "plane",
     group_column: GroupColumn = "patient",
     leave_out: LeaveOut = None,

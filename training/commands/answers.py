@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -36,6 +37,17 @@ def check_target(out: Path | None, *, force: bool) -> None:
     """Raises UsageError on a file that is there and not to be replaced."""
     if out is not None and out.exists() and not force:
         raise UsageError(f"{out} exists: name another file, or give --force")
+
+
+def check_folder(folder: Path | None, *, force: bool) -> None:
+    """Raises UsageError on a folder that holds files which are not to be replaced."""
+    if folder is not None and folder.exists() and any(folder.iterdir()) and not force:
+        raise UsageError(f"{folder} holds files: name another folder, or give --force")
+
+
+def file_stem(name: str) -> str:
+    """The name as a part of a file's name: what may not stand there is a hyphen."""
+    return re.sub(r"[^\w.-]+", "-", name)[:60]
 
 
 def check_targets(*paths: Path | None, force: bool, pictures: Sequence[Path | None] = ()) -> None:

@@ -1,6 +1,5 @@
 """`qc-model explain`: where in a picture a class's logit comes from, drawn and checked."""
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,9 @@ from training.commands.answers import (
     FormatOption,
     OutOption,
     answer_each,
+    check_folder,
     check_target,
+    file_stem,
     write_records,
 )
 from training.commands.options import Device
@@ -97,8 +98,7 @@ def explain(
     from training.data.labelled import list_pictures, read_first_frame
 
     check_target(out, force=force)
-    if maps.exists() and any(maps.iterdir()) and not force:
-        raise UsageError(f"{maps} holds files: name another folder, or give --force")
+    check_folder(maps, force=force)
     explained, classes, inputs, side = _subject(model, prompts, run, tower, device)
     for name in label or ():
         if name not in classes:
@@ -122,7 +122,7 @@ def explain(
             deletion = maps_of.check_by_deletion(
                 explained.scores, values, index, patches, place, orders=orders, seed=seed
             )
-            file = maps / f"{number:04}-{_plain(path.stem)}-{_plain(name)}.png"
+            file = maps / f"{number:04}-{file_stem(path.stem)}-{file_stem(name)}.png"
             _save(maps_of.draw_map(pixels, patches, place, side), file)
             answers.append(
                 {
@@ -213,7 +213,3 @@ def _save(pixels: "Pixels", file: Path) -> None:
     from PIL import Image
 
     Image.fromarray(pixels).save(file)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)[:60]

@@ -17,7 +17,7 @@ from training.commands.answers import (
     check_target,
     write_records,
 )
-from training.commands.options import Device
+from training.commands.options import Device, Spacing
 from training.commands.zero_shot import ModelFolder
 
 COLUMNS = ("source", "age", "days", "reason", "spacing_mm", "head_circumference_mm", "plausible")
@@ -45,10 +45,7 @@ def gestational_age(
     paths: Annotated[
         list[Path], typer.Argument(exists=True, help="Axial heads: pictures, DICOM, folders.")
     ],
-    spacing: Annotated[
-        float | None,
-        typer.Option(min=0.001, max=5, help="Side of a pixel in mm, of files that do not say it."),
-    ] = None,
+    spacing: Spacing = None,
     measurements: Annotated[
         Path | None,
         typer.Option(
@@ -83,7 +80,7 @@ def gestational_age(
 
     check_target(out, force=force)
     texts = read_templates(templates)
-    known = {} if measurements is None else read_measurements(measurements)
+    by_name = {} if measurements is None else read_measurements(measurements)
     files = list_pictures(paths)
     network = load_fetalclip(model, choose_device(device))
     encoder = TextEncoder.load(model, network.architecture)
@@ -91,13 +88,14 @@ def gestational_age(
     prompts = AgePrompts(network, encoder, texts, cache, digest)
     records = answer_each(
         files,
-        lambda path: _estimate(prompts, path, known.get(path.name, Measurement()), spacing),
+        lambda path: _estimate(prompts, path, by_name.get(path.name, Measurement()), spacing),
     )
     write_records(records, COLUMNS, format, out)
 
 
 def read_measurements(path: Path) -> dict[str, Measurement]:
-    """By file name. Raises UsageError on a row whose number is none or not above 0."""
+    """By file name. Raises UsageError on a row whose number is none or not above 0, and on a file
+    twice."""
     from training.data.csv_rows import read_number, read_rows
     from training.data.samples import SampleError
 
@@ -109,23 +107,26 @@ def read_measurements(path: Path) -> dict[str, Measurement]:
             raise SampleError(f"{where}: {column} {row[column]!r} is not above 0")
         return value
 
-    known = {}
+    by_name: dict[str, Measurement] = {}
     try:
         for index, row in enumerate(read_rows(path, ("file",), "measured"), 1):
             where = f"{path.name}: row {index}"
             weeks = number(row, "ga_weeks", where)
-            known[Path(row["file"]).name] = Measurement(
+            name = Path(row["file"]).name
+            if name in by_name:
+                raise SampleError(f"{where}: {name} again")
+            by_name[name] = Measurement(
                 number(row, "pixel_mm", where),
                 number(row, "hc_mm", where),
                 None if weeks is None else 7 * weeks,
             )
     except SampleError as error:
         raise UsageError(str(error)) from None
-    return known
+    return by_name
 
 
 def _estimate(
-    prompts: Any, path: Path, known: Measurement, spacing: float | None
+    prompts: Any, path: Path, measurement: Measurement, spacing: float | None
 ) -> dict[str, Any]:
     from model.fetalclip import gestational_age as ages
     from model.fetalclip.age_prompts import network_spacing
@@ -133,7 +134,7 @@ def _estimate(
     from training.data.labelled import read_first_frame
 
     frame = read_first_frame(path)
-    native = known.spacing_mm or _header_spacing(frame) or spacing
+    native = measurement.spacing_mm or header_spacing(frame) or spacing
     if native is None:
         raise QCError(
             ErrorCode.UNREADABLE,
@@ -141,29 +142,29 @@ def _estimate(
         )
     size = prompts.network.architecture.image
     height, width = frame.pixels.shape[:2]
-    seen = network_spacing(width, height, native, size)
+    scaled_mm = network_spacing(width, height, native, size)
     features = prompts.network.image_features(images([frame.pixels], size))
-    (similarity,) = prompts.similarity(features, seen)
+    (similarity,) = prompts.similarity(features, scaled_mm)
     estimate = ages.estimate_age(
         similarity,
-        known_days=known.known_days,
-        head_circumference_mm=known.head_circumference_mm,
+        known_days=measurement.known_days,
+        head_circumference_mm=measurement.head_circumference_mm,
     )
-    measured = known.head_circumference_mm
+    circumference_mm = measurement.head_circumference_mm
     return {
         "days": estimate.days,
         "age": None if estimate.days is None else ages.in_words(estimate.days),
         "reason": estimate.reason,
         "why": ages.REASONS.get(estimate.reason or ""),
-        "spacing_mm": round(seen, 2),
-        "head_circumference_mm": measured,
+        "spacing_mm": round(scaled_mm, 2),
+        "head_circumference_mm": circumference_mm,
         "plausible": None
-        if estimate.days is None or measured is None
-        else bool(ages.is_plausible(measured, estimate.days)),
+        if estimate.days is None or circumference_mm is None
+        else bool(ages.is_plausible(circumference_mm, estimate.days)),
     }
 
 
-def _header_spacing(frame: Frame) -> float | None:
+def header_spacing(frame: Frame) -> float | None:
     """The side of a pixel in mm of the first region that says it."""
     for region in frame.regions:
         if region.spacing_mm is not None:

@@ -41,7 +41,9 @@ from training.commands.options import (
     RocFile,
     Seed,
     SeedOfDivision,
+    SonoNetSide,
     Tower,
+    TuneTower,
     Validation,
     WithLearnt,
     typed_command,
@@ -101,10 +103,7 @@ def train(
             help="Block that the head reads, from 0; repeatable. Default: 3, 6, 9 of twelve.",
         ),
     ] = None,
-    side: Annotated[
-        int,
-        typer.Option(min=32, max=1024, help="Side of SonoNet's pictures, a multiple of 16."),
-    ] = 224,
+    side: SonoNetSide = 224,
     width: Annotated[int, typer.Option(min=1, help="Channels of the head.")] = 512,
     shots: Annotated[
         int | None,
@@ -114,9 +113,7 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _RECIPE.batch,
     learning_rate: LearningRate = _RECIPE.learning_rate,
     patience: Patience = _RECIPE.patience,
-    tune_tower: Annotated[
-        bool, typer.Option("--tune-tower", help="The whole tower learns, at a tenth of the rate.")
-    ] = _RECIPE.tune_tower,
+    tune_tower: TuneTower = _RECIPE.tune_tower,
     augment: Augment = _RECIPE.augment,
     most: Most = None,
     seed: Seed = _RECIPE.seed,

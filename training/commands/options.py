@@ -45,6 +45,12 @@ LearningRate = Annotated[
 Patience = Annotated[
     int, typer.Option(min=1, help="Epochs without a better validation that end the training.")
 ]
+TuneTower = Annotated[
+    bool, typer.Option("--tune-tower", help="The whole tower learns, at a tenth of the rate.")
+]
+SonoNetSide = Annotated[
+    int, typer.Option(min=32, max=1024, help="Side of SonoNet's pictures, a multiple of 16.")
+]
 Augment = Annotated[bool, typer.Option(help="Move, scale, mirror and re-tone the pictures.")]
 Validation = Annotated[
     float,
@@ -80,6 +86,15 @@ Fold = Annotated[
         min=0,
         max=FOLDS - 1,
         help="Leave this fifth of the patients out: it neither trains nor validates.",
+    ),
+]
+Spacing = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=10,
+        callback=finite,
+        help="Side of a pixel in mm of files that do not say it.",
     ),
 ]
 Device = Annotated[str, typer.Option(help=f"Where the networks run: {NAMES}.")]

@@ -155,8 +155,9 @@ def divide(
     """The pictures of each split: as the data set says; where it says nothing, about `held_out` of
     the patients are for testing and about `validation` of the others validate.
 
-    Raises SampleError where some have a split and others have none.
+    Raises SampleError where some have a split and others have none, or one that is none.
     """
+    check_split_names(pictures)
     if any(picture.split for picture in pictures):
         unsplit = next((picture for picture in pictures if not picture.split), None)
         if unsplit is not None:

@@ -314,6 +314,15 @@ def predict_mask(probability: npt.NDArray[np.float32], height: int, width: int) 
     return np.asarray(unfit(probability, height, width).argmax(0), np.uint8)
 
 
+@torch.inference_mode()
+def segment_picture(network: AdaptedNetwork, pixels: Pixels) -> Mask:
+    """(H, W, 3) a picture -> (H, W): the most probable class of each pixel."""
+    network.eval()
+    inputs = normalise([square(pixels, network.tower.side)]).to(network.device)
+    (probability,) = network(inputs).float().softmax(1).cpu().numpy()
+    return predict_mask(probability, *pixels.shape[:2])
+
+
 def validation_score(network: AdaptedNetwork, pictures: Pictures, batch: int) -> float:
     """Mean Dice of the squares, or macro-F1 of the classes; not finite where the network's answers
     are not."""

@@ -22,6 +22,8 @@ VALIDATED = "validated.txt"
 """Likewise of each picture by which the best epoch was chosen."""
 ABSTENTION = "abstention.json"
 """Below which probability a classifier names no class."""
+USABILITY = "usability.json"
+"""From which score on a frame is usable."""
 _LENGTH = ("epochs", "stages")
 """Fields of a recipe that may differ where a run is resumed."""
 _FILES = {
@@ -60,7 +62,7 @@ def is_run(folder: Path) -> bool:
 def remove_run(folder: Path) -> None:
     """Remove what trainings write; other files in the folder stay."""
     shutil.rmtree(folder / LOGS, ignore_errors=True)
-    names = [CHECKPOINT, FACTS, PICTURES, VALIDATED, ABSTENTION, "checkpoint.partial"]
+    names = [CHECKPOINT, FACTS, PICTURES, VALIDATED, ABSTENTION, USABILITY, "checkpoint.partial"]
     for path in (*(folder / name for name in names), *folder.glob("*.safetensors")):
         path.unlink(missing_ok=True)
 
@@ -136,14 +138,18 @@ def _read_hashes(path: Path) -> set[str] | None:
         return None
 
 
-def refuse_learnt(run: Path, pictures: Iterable[Path]) -> None:
+def refuse_learnt(
+    run: Path,
+    pictures: Iterable[Path],
+    advice: str = "judge on others (--fold, --held-out and --seed as in training), or give"
+    " --with-learnt",
+) -> None:
     """Raises UsageError where the model of the folder learnt from some of these files."""
     learnt = learnt_pictures(run) or set()
     names = [path.name for path in sorted(set(pictures)) if file_hash(path) in learnt]
     if names:
         raise UsageError(
-            f"the model learnt from {len(names)} of these files, the first is {names[0]}: judge on"
-            " others (--fold, --held-out and --seed as in training), or give --with-learnt"
+            f"the model learnt from {len(names)} of these files, the first is {names[0]}: {advice}"
         )
 
 

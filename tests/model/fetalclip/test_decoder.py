@@ -1,9 +1,13 @@
 """The decoder of masks: shapes, what it reads, and the blocks that it reads them from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from model.fetalclip.decoder import MaskDecoder, decoder_layers
+from model.fetalclip.explain import Method, explain, of_network
+from model.fetalclip.network import Architecture, FetalClip
 from model.nextgen_uia.network import AdaptedNetwork, ClipTower, HeadConfig, HeadKind, Task
 from tests.support.towers import pictures, vision_tower
 
@@ -94,3 +98,22 @@ def test_a_pooled_head_reads_what_clip_projects() -> None:
     old = HeadConfig(Task.CLASSIFICATION, ("a", "b"))
     assert "kind" not in old.to_json()
     assert HeadConfig.from_json(old.to_json()) == old
+
+
+@pytest.mark.slow
+def test_the_published_size_segments_and_is_explained() -> None:
+    """ViT-L/14 at 224 with random weights: the decoder, and maps by both methods."""
+    torch.manual_seed(0)
+    vision = FetalClip(replace(Architecture(), text_layers=1)).clip.vision_model
+    vision.requires_grad_(False)
+    images = torch.randn(1, 3, 224, 224)
+    tower = ClipTower(vision, decoder_layers(24)).eval()
+    masks = AdaptedNetwork(tower, HeadConfig(Task.SEGMENTATION, ("a", "b"), 32, HeadKind.DECODER))
+    with torch.no_grad():
+        assert masks(images).shape == (1, 2, 224, 224)
+    config = HeadConfig(Task.CLASSIFICATION, ("a", "b"), kind=HeadKind.POOLED)
+    frames = AdaptedNetwork(ClipTower(vision, (23,)), config).eval()
+    for method in Method:
+        values = explain(of_network(frames), images, 1, method)
+        assert values.shape == (16, 16)
+        assert abs(values).max() > 0

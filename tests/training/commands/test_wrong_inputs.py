@@ -11,7 +11,11 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.support.clips import write_clip
+from model.fetalclip.checkpoint import save_fetalclip
+from model.fetalclip.network import FetalClip
+from model.nextgen_uia.checkpoint import load_tower, save_trained, tower_sha256
+from model.nextgen_uia.network import AdaptedNetwork, HeadConfig, HeadKind, Task
+from tests.support.clips import FOUR_BLOCKS, write_clip
 from tests.support.lesions import write_published
 from tests.support.planes import CLASSES, shape, write_csv, write_dicom, write_pictures
 from tests.support.towers import tower_folder
@@ -86,6 +90,48 @@ def _picture_without_a_class(folder: Path) -> str:
     return "train adapter --tower clip --out run --data data --dataset BUSI --device cpu"
 
 
+def _mask_without_file(folder: Path) -> str:
+    tower_folder(folder / "clip")
+    (write_published(folder / "data") / "all/masks/case0.png").unlink()
+    return "segment train --tower clip --out run --data data --dataset BUSI --device cpu"
+
+
+def _decoder_of_another_tower(folder: Path) -> str:
+    for seed, name in enumerate(("clip", "other")):
+        torch.manual_seed(seed)
+        save_fetalclip(folder / name, FetalClip(FOUR_BLOCKS))
+    tower = load_tower(folder / "other", (0, 1, 2, 3))
+    config = HeadConfig(Task.SEGMENTATION, ("background", "head"), 4, HeadKind.DECODER)
+    head = AdaptedNetwork(tower, config).head
+    save_trained(folder / "heads", tower, tower_sha256(tower), head=head, head_config=config)
+    write_pictures(folder, 1)
+    return "segment measure --run heads --tower clip 0_bar.png --device cpu"
+
+
+def _frames(folder: Path, *rows: str) -> str:
+    write_clip(folder / "clip")
+    write_pictures(folder, 2)
+    lines = ["file,patient,usable,split", *rows]
+    (folder / "frames.csv").write_text("\n".join(lines) + "\n")
+    return "iqa train --tower clip --frames frames.csv --out run --batch 1 --device cpu"
+
+
+def _frame_without_file(folder: Path) -> str:
+    return _frames(folder, "0_bar.png,p0,1,train", "9_bar.png,p0,0,train")
+
+
+def _frames_without_a_usable_one(folder: Path) -> str:
+    return _frames(folder, "0_bar.png,p0,1,train", "0_disc.png,p0,0,train", "1_bar.png,p1,0,val")
+
+
+def _patient_who_learns_and_validates(folder: Path) -> str:
+    return _frames(folder, "0_bar.png,007,1,train", "1_bar.png,7,0,val")
+
+
+def _split_without_a_name_of_ours(folder: Path) -> str:
+    return _frames(folder, "0_bar.png,p0,1,train", "1_bar.png,p1,0,dev")
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -97,6 +143,12 @@ def _picture_without_a_class(folder: Path) -> str:
         (_adapters_of_another_tower, "best_model.pth"),
         (_prompt_file_without_a_class, "no prompts for class 'ring'"),
         (_picture_without_a_class, "labels.csv has no class of 'case0.png'"),
+        (_mask_without_file, "case0.png"),
+        (_decoder_of_another_tower, "another tower"),
+        (_frame_without_file, "frames.csv: row 2: 9_bar.png is no file there"),
+        (_frames_without_a_usable_one, "split val has no picture of 'usable'"),
+        (_patient_who_learns_and_validates, "are of one patient: put them into one split"),
+        (_split_without_a_name_of_ours, "row 2: split 'dev' is none of train, val, test"),
     ],
 )
 def test_a_wrong_input_is_one_line(
