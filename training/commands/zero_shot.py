@@ -22,6 +22,7 @@ from training.commands.options import (
     LabelColumn,
     LeaveOut,
     Rename,
+    WithLearnt,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ def zero_shot(
     group_column: GroupColumn = "patient",
     rename: Rename = None,
     leave_out: LeaveOut = None,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A class of --labels that is none of the prompts', to judge abstention by;"
+            " repeatable."
+        ),
+    ] = None,
+    with_learnt: WithLearnt = False,
     reject_class: Annotated[
         list[str] | None,
         typer.Option(help="A class of the prompts that means none of the others; repeatable."),
@@ -92,42 +101,76 @@ def zero_shot(
     Example: qc-model zero-shot --model fetalclip --prompts planes.json pictures
     --min-cosine 0.2 --format jsonl
 
+    Figures of --labels also say what --min-cosine and --min-probability would have to be for 99,
+    95, 90 and 80 % of the pictures to get a class, how many of these are wrong on patients whom
+    the threshold did not see, and how many of --unknown are still named.
+
     Example: qc-model zero-shot --model fetalclip --prompts planes.json
-    --labels fetal_planes/labels.csv --rename thorax=heart --leave-out other
+    --labels fetal_planes/labels.csv --rename thorax=heart --unknown other
     """
     from model.fetalclip.prompts import read_prompts, require_classes
     from model.fetalclip.zero_shot import RejectRule
     from training.data.labelled import list_pictures
+    from training.train.runs import refuse_learnt
 
     if bool(paths) == (labels is not None):
         raise UsageError("give pictures, or --labels with a CSV of them")
-    if labels is None and (figures or rename or leave_out):
-        raise UsageError("--figures, --rename and --leave-out go with --labels")
+    if labels is None and (figures or rename or leave_out or unknown):
+        raise UsageError("--figures, --rename, --leave-out and --unknown go with --labels")
     check_target(out, force=force)
     check_target(figures, force=force)
     classes = read_prompts(prompts)
     require_classes(classes, reject_class or (), prompts.name)
-    pictures = [] if labels is None else _labelled(labels, label_column, group_column, rename)
-    left_out = set(leave_out or ())
-    pictures = [picture for picture in pictures if picture.label not in left_out]
-    require_classes(classes, [picture.label for picture in pictures], prompts.name)
-    files = [picture.path for picture in pictures] if labels else list_pictures(paths or ())
+    pictures: list[LabelledPicture] = []
+    others = set(unknown or ())
+    if labels is None:
+        files = list_pictures(paths or ())
+    else:
+        pictures = _labelled(labels, label_column, group_column, rename, leave_out)
+        _check_unknown(others, {picture.label for picture in pictures}, set(classes))
+        known = [picture.label for picture in pictures if picture.label not in others]
+        require_classes(classes, known, prompts.name)
+        files = [picture.path for picture in pictures]
+        if not with_learnt:
+            # A student of qc-model distil and tuned adapters say what they learnt from.
+            for folder in (model, *([adapters] if adapters else [])):
+                refuse_learnt(folder, files, "give others, or --with-learnt")
     rule = RejectRule(min_probability, min_cosine, frozenset(reject_class or ()))
     answer = _classifier(model, classes, rule, device, adapters)
     records = answer_each(files, answer)
     if labels is not None:
-        _write_figures(pictures, records, figures)
+        _write_figures(pictures, records, others, figures)
     write_records(records, COLUMNS, format, out)
 
 
 def _labelled(
-    labels: Path, label_column: str, group_column: str, rename: list[str] | None
+    labels: Path,
+    label_column: str,
+    group_column: str,
+    rename: list[str] | None,
+    leave_out: list[str] | None,
 ) -> "list[LabelledPicture]":
-    from training.data.labelled import read_labelled
+    """Raises UsageError."""
+    from training.data import labelled
+    from training.data.samples import SampleError
 
-    return read_labelled(
+    pictures = labelled.read_labelled(
         labels, label_column=label_column, group_column=group_column, rename=read_names(rename)
     )
+    try:
+        return labelled.leave_out(pictures, leave_out or ())
+    except SampleError as error:
+        raise UsageError(str(error)) from None
+
+
+def _check_unknown(unknown: set[str], present: set[str], classes: set[str]) -> None:
+    for name in sorted(unknown):
+        if name not in present:
+            raise UsageError(
+                f"--unknown {name}: no picture has it, but {', '.join(sorted(present))}"
+            )
+        if name in classes:
+            raise UsageError(f"--unknown {name}: it has prompts")
 
 
 def read_names(rename: list[str] | None) -> dict[str, str]:
@@ -167,7 +210,10 @@ def _classifier(model: Path, prompts: Any, rule: Any, device: str, adapters: Pat
 
 
 def _write_figures(
-    pictures: "list[LabelledPicture]", records: list[dict[str, Any]], figures: Path | None
+    pictures: "list[LabelledPicture]",
+    records: list[dict[str, Any]],
+    unknown: set[str],
+    figures: Path | None,
 ) -> None:
     from training.data.labelled import group_key
     from training.evaluation.multiclass import REJECTED, multiclass_metrics
@@ -177,16 +223,49 @@ def _write_figures(
         for picture, record in zip(pictures, records, strict=True)
         if "error" not in record
     ]
-    if not answered:
+    known = [pair for pair in answered if pair[0].label not in unknown]
+    if not known:
         return
     result = multiclass_metrics(
-        [picture.label for picture, _ in answered],
-        [record["label"] or REJECTED for _, record in answered],
-        [group_key(picture.group) for picture, _ in answered],
+        [picture.label for picture, _ in known],
+        [record["label"] or REJECTED for _, record in known],
+        [group_key(picture.group) for picture, _ in known],
     )
+    others = [pair for pair in answered if pair[0].label in unknown]
+    result["abstention"] = _abstention(known, others)
     text = json.dumps(result, indent=1)
     if figures is None:
         typer.echo(text, err=True)
     else:
         figures.parent.mkdir(parents=True, exist_ok=True)
         figures.write_text(text + "\n", encoding="utf-8")
+
+
+def _abstention(
+    known: "list[tuple[LabelledPicture, dict[str, Any]]]",
+    unknown: "list[tuple[LabelledPicture, dict[str, Any]]]",
+) -> dict[str, Any]:
+    """What thresholds of cosine and probability are worth, each with the option that sets it."""
+    import numpy as np
+
+    from training.data.labelled import group_key
+    from training.evaluation.planes import without_nan
+    from training.features.abstention import abstention_figures
+    from training.features.probe import FOLDS, folds_of
+
+    groups, other_groups = (
+        [group_key(picture.group) for picture, _ in pairs] for pairs in (known, unknown)
+    )
+    right = np.array([record["closest"] == picture.label for picture, record in known])
+    figures: dict[str, Any] = {}
+    for name in ("cosine", "probability"):
+        scores, others = (
+            np.array([-record[name] for _, record in pairs]) for pairs in (known, unknown)
+        )
+        of_name = abstention_figures(
+            scores, right, groups, folds_of(groups, FOLDS, 0), others, other_groups
+        )
+        for entry in of_name["at"]:
+            entry[f"--min-{name}"] = -entry.pop("greatest score")
+        figures[name] = of_name
+    return without_nan(figures)  # type: ignore[no-any-return]

@@ -120,6 +120,7 @@ def _at(
     everyone = np.arange(len(known))
     return {
         "wanted": share,
+        "greatest score": threshold(known, share),
         "answered": metric_with_interval(
             lambda rows: float(is_answered[rows].mean()), everyone, groups
         ),

@@ -72,6 +72,30 @@ def test_each_picture_gets_a_class_and_figures_are_of_patients(folder: Path, mod
     assert run(*arguments, "--force").exit_code == 0
 
 
+def test_thresholds_are_said_with_what_they_let_through(folder: Path, model: Path) -> None:
+    figures = folder / "figures.json"
+    prompts = folder / "one.json"
+    prompts.write_text(json.dumps({"brain": ["a brain"], "heart": ["a heart"]}))
+    arguments = ["zero-shot", "--model", model, "--prompts", prompts]
+    arguments += ["--labels", folder / "pictures/labels.csv", "--out", folder / "out.txt"]
+    result = run(*arguments, "--unknown", "femur", "--figures", figures)
+    assert result.exit_code == 0, result.exception
+    values = json.loads(figures.read_text())
+    # The two pictures of the unknown class are in no figure but this one.
+    assert values["pictures"] == 2
+    for name in ("cosine", "probability"):
+        entries = values["abstention"][name]["at"]
+        assert [entry["wanted"] for entry in entries] == [0.99, 0.95, 0.9, 0.8]
+        least = [entry[f"--min-{name}"] for entry in entries]
+        assert least == sorted(least)
+        assert 0 <= entries[0]["unknown named"]["value"] <= 1
+    for word, message in (("liver", "no picture has it"), ("brain", "it has prompts")):
+        error = run(*arguments, "--unknown", word, "--force").exception
+        assert message in str(error)
+    error = run("zero-shot", "--model", model, "--prompts", prompts, folder, "--unknown", "femur")
+    assert "go with --labels" in str(error.exception)
+
+
 def test_an_unreadable_file_is_an_error_among_answers(folder: Path, model: Path) -> None:
     (folder / "pictures/9.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     out = folder / "out.csv"
@@ -139,6 +163,22 @@ def test_a_wrong_measurement_is_one_line(value: str, tmp_path: Path) -> None:
     path.write_text(f"file,pixel_mm\na.png,0.2\nb.png,{value}\n")
     with pytest.raises(UsageError, match=r"m\.csv: row 2: pixel_mm"):
         read_measurements(path)
+
+
+def test_a_picture_measured_twice_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("file,pixel_mm\na/1.png,0.2\nb/1.png,0.3\n")
+    with pytest.raises(UsageError, match=r"m\.csv: row 2: 1\.png again"):
+        read_measurements(path)
+
+
+def test_a_class_to_leave_out_has_to_be_there(folder: Path, model: Path) -> None:
+    prompts = folder / "one.json"
+    prompts.write_text(json.dumps({"brain": ["a brain"], "femur": ["a femur"]}))
+    labels = folder / "pictures/labels.csv"
+    error = run("zero-shot", "--model", model, "--prompts", prompts, "--labels", labels,
+                "--leave-out", "liver").exception  # fmt: skip
+    assert "--leave-out liver: the data have no such class" in str(error)
 
 
 @pytest.mark.parametrize("format", ["table", "json"])
