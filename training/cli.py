@@ -24,6 +24,7 @@ from training.commands import (
     nextgen_uia,
     segment,
 )
+from training.commands.distil import distil
 from training.commands.embed import embed, search
 from training.commands.explain import explain
 from training.commands.gestational_age import gestational_age
@@ -60,6 +61,7 @@ app.command("zero-shot")(zero_shot)
 app.command()(embed)
 app.command()(search)
 app.command()(explain)
+app.command()(distil)
 app.add_typer(segment.app, name="segment")
 app.add_typer(iqa.app, name="iqa")
 app.command()(probe)

@@ -57,6 +57,8 @@ Validation = Annotated[
     ),
 ]
 
+BatchOfPairs = Annotated[int, typer.Option(min=2, help="Pairs a step.")]
+
 
 def train(
     model: Model,
@@ -71,7 +73,7 @@ def train(
         int | None, typer.Option(min=1, help="Only the last so many blocks; default: all.")
     ] = None,
     epochs: Epochs = _RECIPE.epochs,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = _RECIPE.batch,
+    batch: BatchOfPairs = _RECIPE.batch,
     learning_rate: LearningRate = _RECIPE.learning_rate,
     patience: Patience = _RECIPE.patience,
     seed: Seed = _RECIPE.seed,

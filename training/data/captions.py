@@ -1,12 +1,12 @@
 """Pictures with their captions: CSVs with the pictures beside them, divided by patient or case."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.csv_rows import read_rows
-from training.data.labelled import group_key
+from training.data.labelled import LabelledPicture, group_key
 from training.data.samples import SampleError, file_hash
 from training.data.splits import group_hash
 
@@ -52,6 +52,25 @@ def read_captions(
             pairs.append(pair)
     if not pairs:
         raise SampleError("no pairs of pictures and captions there")
+    return pairs
+
+
+def caption_by_class(
+    pictures: Sequence[LabelledPicture], prompts: Mapping[str, Sequence[str]]
+) -> list[Captioned]:
+    """Pictures without reports: each has one of its class's prompts for a caption, by its name, so
+    that it is the same in every run. Raises SampleError on a class without prompts."""
+    pairs = []
+    for picture in pictures:
+        texts = prompts.get(picture.label)
+        if not texts:
+            raise SampleError(
+                f"{picture.location}: class {picture.label!r} has no prompts, but"
+                f" {', '.join(prompts)} have"
+            )
+        number = int(hashlib.sha256(picture.path.name.encode()).hexdigest()[:8], 16)
+        caption = texts[number % len(texts)]
+        pairs.append(Captioned(picture.path, caption, picture.group, picture.location))
     return pairs
 
 

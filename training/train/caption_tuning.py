@@ -29,7 +29,7 @@ from training.adapter_recipes import CaptionRecipe
 from training.data.captions import Captioned, captions_hash
 from training.data.labelled import read_first_frame
 from training.train import runs
-from training.train.loop import EpochTraining, train_epochs
+from training.train.loop import EpochTraining, Recipe, train_epochs
 from training.train.losses import contrastive_loss
 
 _Batch = tuple[Tensor, Sequence[int]]
@@ -80,7 +80,7 @@ def tune_on_captions(
 
 
 def check_pairs(
-    training: Sequence[Captioned], validation: Sequence[Captioned], recipe: CaptionRecipe
+    training: Sequence[Captioned], validation: Sequence[Captioned], recipe: Recipe
 ) -> None:
     """Raises UsageError where a run could not train or validate."""
     if len(training) < recipe.batch:

@@ -132,6 +132,30 @@ def _split_without_a_name_of_ours(folder: Path) -> str:
     return _frames(folder, "0_bar.png,p0,1,train", "1_bar.png,p1,0,dev")
 
 
+def _classes_to_distil(folder: Path, prompts: tuple[str, ...], options: str) -> str:
+    write_clip(folder / "clip")
+    (folder / "prompts.json").write_text(json.dumps({name: [f"a {name}"] for name in prompts}))
+    write_pictures(folder, 3, split=("train", "train", "val"))
+    return (
+        "distil --teacher clip --labels pictures.csv --label-column class --prompts prompts.json"
+        f" --out run --batch 2 --device cpu {options}"
+    )
+
+
+def _class_to_distil_without_prompts(folder: Path) -> str:
+    return _classes_to_distil(folder, ("bar", "disc"), "")
+
+
+def _weight_that_is_no_number(folder: Path) -> str:
+    return _classes_to_distil(folder, CLASSES, "--beta 2 nan")
+
+
+def _caption_without_picture(folder: Path) -> str:
+    write_clip(folder / "clip")
+    (folder / "pairs.csv").write_text("filename,Caption\nno.png,a head\n")
+    return "distil --teacher clip --captions pairs.csv --out run --device cpu"
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -149,6 +173,9 @@ def _split_without_a_name_of_ours(folder: Path) -> str:
         (_frames_without_a_usable_one, "split val has no picture of 'usable'"),
         (_patient_who_learns_and_validates, "are of one patient: put them into one split"),
         (_split_without_a_name_of_ours, "row 2: split 'dev' is none of train, val, test"),
+        (_class_to_distil_without_prompts, "no prompts for class 'ring'"),
+        (_weight_that_is_no_number, "--beta 2.0 nan: give finite numbers"),
+        (_caption_without_picture, "pairs.csv: row 1: no picture 'no.png'"),
     ],
 )
 def test_a_wrong_input_is_one_line(
