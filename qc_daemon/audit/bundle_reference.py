@@ -8,7 +8,7 @@ far less.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from model.image_features import STATISTICS
 from model.image_reference import ImageReference, ViewReference
 from qc_daemon.audit.benchmark import Floats, Ints
-from qc_daemon.audit.distances import MIN_SAMPLE, compare_samples
+from qc_daemon.audit.distances import MIN_SAMPLE
 from qc_daemon.audit.drift_windows import (
     BUNDLE,
     LONGEST_RECENT_DAYS,
@@ -33,6 +33,7 @@ from qc_daemon.audit.image_drift import (
     SubjectRows,
     by_lot,
     comparable,
+    compare_embeddings,
     compare_values,
     in_unit,
     inflation_of,
@@ -177,7 +178,7 @@ class EmbeddingsOrBundle:
         if min(len(np.unique(exam)), len(np.unique(group))) < MIN_EXAMS:
             return None
         recent = embeddings.values[places].astype(np.float32)
-        compared = compare_samples(
+        compared = compare_embeddings(
             reference,
             recent,
             # An exam here is none of the bundle's.
@@ -185,16 +186,8 @@ class EmbeddingsOrBundle:
             exam.tolist(),
             seed=int(embeddings.rank[places].min()) % 2**32 + look,
         )
-        return DriftTest(
-            len(recent),
-            len(reference),
-            compared.discrepancy,
-            None,
-            p=min(1.0, 2 * min(compared.discrepancy_p, compared.energy_p)),
-            energy=compared.energy,
-            is_relevant=_effect(reference, recent) >= LEAST_EFFECT,
-            compared_with=BUNDLE,
-        )
+        is_relevant = _effect(reference, recent) >= LEAST_EFFECT
+        return replace(compared, is_relevant=is_relevant, compared_with=BUNDLE)
 
     def begin(self, subject: int, moved: frozenset[int]) -> int | None:
         """The day from which on embeddings leave the subject's own reference, about."""

@@ -102,13 +102,13 @@ class _Search:
         # Images of one exam are alike.
         self.variance = float(np.square(sums).sum() / len(value))
         self.step, self.error = _steps(n, total, self.variance)
-        weight = np.where(np.isfinite(self.step), 1 / np.square(self.error), 0.0)
+        # Scores that are all the same have no error, and have not changed.
+        known = np.isfinite(self.step) & (self.error > 0)
+        weight = 1 / np.square(np.where(known, self.error, np.inf))
         sum_of_weights = np.maximum(weight.sum(axis=0), 1e-12)
-        self.pooled = np.where(np.isfinite(self.step), self.step * weight, 0.0).sum(axis=0)
-        self.pooled = self.pooled / sum_of_weights
+        self.pooled = (np.where(known, self.step, 0.0) * weight).sum(axis=0) / sum_of_weights
         self.score = self.pooled * np.sqrt(sum_of_weights)
-        self.has_moved = np.isfinite(self.step) & (self.step * np.sign(self.pooled) > 0)
-        known = np.isfinite(self.step)
+        self.has_moved = known & (self.step * np.sign(self.pooled) > 0)
         counted = np.maximum(known.sum(axis=0), 1)
         middle = _median(np.where(known, self.step * np.sign(self.pooled), np.nan))
         self.is_common = (

@@ -7,7 +7,7 @@ out, and a site's values are taken from those of their device, so that another m
 no drift.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -312,21 +312,13 @@ class EmbeddingSamples:
         if sides is None:
             return None
         own, (reference, recent) = self.by_subject[subject], sides
-        compared = compare_samples(
+        return compare_embeddings(
             own.values[reference],
             own.values[recent],
             own.exam[reference].tolist(),
             own.exam[recent].tolist(),
             # Of the findings and the day: the same audit says the same again.
             seed=int(own.rank[reference].min()) % 2**32 + look,
-        )
-        return DriftTest(
-            len(recent),
-            len(reference),
-            compared.discrepancy,
-            None,
-            p=min(1.0, 2 * min(compared.discrepancy_p, compared.energy_p)),
-            energy=compared.energy,
         )
 
     def begin(self, subject: int, moved: frozenset[int]) -> int | None:
@@ -358,6 +350,26 @@ class EmbeddingSamples:
             return None
         exams = min(len(np.unique(own.exam[side])) for side in (reference, recent))
         return None if exams < MIN_EXAMS else (reference, recent)
+
+
+def compare_embeddings(
+    reference: npt.NDArray[np.float32],
+    recent: npt.NDArray[np.float32],
+    reference_exam: Sequence[int],
+    recent_exam: Sequence[int],
+    seed: int,
+) -> DriftTest:
+    """Embeddings (n, d) and (m, d) of these exams: unbiased MMD^2 and energy distance, each with
+    half of the chance to err."""
+    compared = compare_samples(reference, recent, reference_exam, recent_exam, seed=seed)
+    return DriftTest(
+        len(recent),
+        len(reference),
+        compared.discrepancy,
+        None,
+        p=min(1.0, 2 * min(compared.discrepancy_p, compared.energy_p)),
+        energy=compared.energy,
+    )
 
 
 def by_lot(places: Ints, rank: npt.NDArray[np.uint64]) -> Ints:

@@ -14,9 +14,10 @@ from qc_daemon.audit.drift import Drift, drifts
 from qc_daemon.audit.drift_windows import BUNDLE, OWN
 from qc_daemon.audit.image_drift import EMBEDDING
 from qc_daemon.audit.measures import Frame
-from qc_daemon.audit.rows import AuditFinding, BundleKey, RowsBuilder
+from qc_daemon.audit.rows import RowsBuilder
+from tests.support.audit_findings import BUNDLE as KEY
+from tests.support.audit_findings import audit_finding
 
-KEY = BundleKey("b", "1", "a" * 64)
 FIRST, DIMENSIONS = 739_000, 8
 
 
@@ -31,30 +32,12 @@ def frame_of(days: int, level: float = 40.0, turn: float = 0.0) -> Frame:
         embedding[0] += 1
         embedding[1] += turn
         builder.add(
-            AuditFinding(
-                key=str(number),
-                finding_id=number,
+            audit_finding(
+                number,
                 exam_id=number // 4,
-                persons=["p1"],
-                device="d1",
-                site="s",
-                bundle=KEY,
-                view="NT",
-                view_probability=0.9,
-                verdict="standard",
-                is_reviewed=False,
-                probability=0.9,
-                raw_probability=0.9,
-                confidences=[0.9],
-                criteria={},
                 day=FIRST + number // 4,
-                second=number % 1000,
-                gestation=90.0,
-                bmi=24.0,
-                crl=None,
-                nt=None,
-                statistics=list(statistics.values()),
-                embedding=embedding.astype("<f2").tobytes(),
+                statistics=statistics,
+                embedding=embedding,
             )
         )
     return Frame(builder.build(), ("NT",), FIRST + days - 1)

@@ -11,13 +11,14 @@ from qc_daemon.audit.drift import NIGHTS, Drift, drifts
 from qc_daemon.audit.image_drift import EMBEDDING, LEAST_EFFECT, MOST_EMBEDDINGS
 from qc_daemon.audit.measures import Frame
 from qc_daemon.audit.rows import MOST_EMBEDDINGS as MOST_OF_FOUR_WEEKS
-from qc_daemon.audit.rows import AuditFinding, BundleKey, RowsBuilder
+from qc_daemon.audit.rows import BundleKey, RowsBuilder
+from tests.support.audit_findings import BUNDLE, audit_finding
 
 FIRST, DAYS, IMAGES = 739_000, 420, 4
 DIMENSIONS = 8
 CHANGED = 330
 """The day, counted from the first, from which on a test's device changes."""
-OLD, NEW = BundleKey("b", "1", "a" * 64), BundleKey("b", "2", "b" * 64)
+OLD, NEW = BUNDLE, BundleKey("b", "2", "b" * 64)
 
 Change = Callable[[str, int, dict[str, float], np.ndarray], Any]
 
@@ -43,30 +44,15 @@ def frame_of(
                 embedding[place] += 1
                 bundle = change(device, day, statistics, embedding) or OLD
                 builder.add(
-                    AuditFinding(
-                        key=str(number),
-                        finding_id=number,
+                    audit_finding(
+                        number,
                         exam_id=day * len(devices) + place,
-                        persons=["p1"],
                         device=device,
-                        site="s",
                         bundle=bundle,
                         view=("NT", "CRL")[image % 2],
-                        view_probability=0.9,
-                        verdict="standard",
-                        is_reviewed=False,
-                        probability=0.9,
-                        raw_probability=0.9,
-                        confidences=[0.9],
-                        criteria={},
                         day=FIRST + day,
-                        second=number % 1000,
-                        gestation=90.0,
-                        bmi=24.0,
-                        crl=None,
-                        nt=None,
-                        statistics=list(statistics.values()),
-                        embedding=embedding.astype("<f2").tobytes(),
+                        statistics=statistics,
+                        embedding=embedding,
                     )
                 )
     return Frame(builder.build(), ("NT", "CRL"), FIRST + DAYS - 1)
