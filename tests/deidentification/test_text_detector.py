@@ -9,6 +9,7 @@ from PIL import Image
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deidentification import text_detector
 from qc_daemon.deidentification.text_detector import TextDetector
+from qc_daemon.language.catalogues import CHINESE
 from tests.support.burned_in import burn_in, covered_share, speckle
 
 
@@ -35,6 +36,16 @@ def test_words_beside_the_tissue_and_in_colour_are_found(detector: TextDetector)
     words = detector.find_words(picture.pixels)
     for box in picture.boxes:
         assert covered_share(box, words, picture.pixels.shape) > 0.9
+
+
+@pytest.mark.parametrize(("height", "grey"), [(12, 140), (24, 255)])
+def test_chinese_words_are_covered(detector: TextDetector, height: int, grey: int) -> None:
+    """A name alone, one with sex and age, and a hospital."""
+    words = ("张伟", "王小明 女 32岁", "协和医院超声科")
+    picture = burn_in(speckle(260, 320, seed=1), words, height, grey, language=CHINESE)
+    covered = detector.find_words(picture.pixels)
+    for box in picture.boxes:
+        assert covered_share(box, covered, picture.pixels.shape) > 0.9
 
 
 def test_tissue_without_words_stays(detector: TextDetector) -> None:

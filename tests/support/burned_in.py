@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from detector.frame import Pixels
 from qc_daemon.deidentification.text_detector import PixelBox
+from qc_daemon.language.catalogues import ENGLISH
 from qc_daemon.language.fonts import load_font
 
 WORDS = ("MUELLER ANNA", "12.03.1985", "St. Mary", "4711-22", "CRL 61.2 mm", "Dr. Lee")
@@ -35,11 +36,13 @@ def burn_in(
     grey: int = 255,
     left: int = 20,
     top: int = 20,
+    language: str = ENGLISH,
 ) -> BurnedIn:
-    """A copy with the words below each other; letters are `height` pixels high, `grey` bright."""
+    """A copy with the words below each other; letters are `height` pixels high, `grey` bright,
+    in the font of the language."""
     image = Image.fromarray(pixels, "RGB")
     draw = ImageDraw.Draw(image)
-    font = load_font(height)
+    font = load_font(height, language)
     boxes = []
     for row, word in enumerate(words):
         place = (left, top + row * 3 * height)
