@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import count_of
 from qc_daemon.digest import sending
 from qc_daemon.digest.message import (
     MAIL,
@@ -44,6 +46,14 @@ Wait = Callable[[float], bool]
 """Waits so many seconds; True: it is time to stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class SendOutcome:
+    """How many digests were sent, and why each of the others was not."""
+
+    sent: int
+    failures: tuple[QCError, ...] = ()
+
+
 def recipients(settings: Settings) -> list[Recipient]:
     """Whoever the settings send digests to."""
     mails = [
@@ -54,28 +64,35 @@ def recipients(settings: Settings) -> list[Recipient]:
     return [*mails, *(Recipient(WEBHOOK, hook.name) for hook in settings.webhook)]
 
 
-def send_due(settings: Settings, store: Store, clock: Clock, wait: Wait) -> int:
+def send_due(settings: Settings, store: Store, clock: Clock, wait: Wait) -> SendOutcome:
     """Make the digests of the newest audit that are missing, and send those that are due, at most
-    `mail.per_minute` in a minute; returns how many were sent."""
+    `mail.per_minute` in a minute."""
     receivers = recipients(settings)
     if not receivers:
-        return 0
+        return SendOutcome(0)
     with store.begin() as session:
         digests.create_for_newest(session, NIGHTLY, receivers, clock())
     policy, count = RetryPolicy.of(settings.jobs), 0
+    failures: list[QCError] = []
     while True:
         with store.begin() as session:
             row = digests.claim(session, clock())
         if row is None:
-            return count
-        count += _send_one(settings, store, row, policy, clock)
+            break
+        failure = _send_one(settings, store, row, policy, clock)
+        if failure is None:
+            count += 1
+        else:
+            failures.append(failure)
         if wait(60.0 / settings.mail.per_minute):
-            return count
+            break
+    return SendOutcome(count, tuple(failures))
 
 
 def _send_one(
     settings: Settings, store: Store, row: DigestRow, policy: RetryPolicy, clock: Clock
-) -> bool:
+) -> QCError | None:
+    """Why it could not be sent; None if it was."""
     try:
         if row.channel == MAIL:
             _mail(settings, row)
@@ -91,11 +108,11 @@ def _send_one(
         log.get(role="schedule").warning(
             "digest not sent", kind=row.channel, code=error.code, attempt=row.attempts
         )
-        return False
+        return error
     with store.begin() as session:
         digests.mark_sent(session, row.id, clock())
     log.get(role="schedule").info("digest sent", kind=row.channel, attempt=row.attempts)
-    return True
+    return None
 
 
 def _mail(settings: Settings, row: DigestRow) -> None:
@@ -133,11 +150,22 @@ def _call(settings: Settings, store: Store, row: DigestRow, clock: Clock) -> Non
 
 
 def send_now(settings: Settings, clock: Clock = utc_now) -> str:
-    """Send what is due; returns a line that says how many. Raises UsageError without recipients."""
+    """Send what is due; returns a line that says how many.
+
+    Raises UsageError without recipients, QCError where one could not be sent: what is not given up
+    stays due, and the service or the next call tries it again.
+    """
     if not recipients(settings):
         raise UsageError("nobody gets digests; see [mail] and [[webhook]] of the settings")
-    count = send_due(settings, open_store(settings), clock, lambda _seconds: False)
-    return f"{count} sent; see digest list"
+    outcome = send_due(settings, open_store(settings), clock, lambda _seconds: False)
+    if not outcome.failures:
+        return f"{outcome.sent} sent; see digest list"
+    last, count = outcome.failures[-1], len(outcome.failures)
+    raise QCError(
+        last.code,
+        f"{outcome.sent} sent; {count_of(count, 'digest')} could not be: {last.message};"
+        " digest list says when each is tried again",
+    )
 
 
 def list_digests(settings: Settings) -> list[dict[str, Any]]:

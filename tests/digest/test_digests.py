@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from detector.console import UsageError
 from qc_daemon.digest.message import Digest, mail_message, signature_headers
@@ -19,7 +20,7 @@ from qc_daemon.language.wording import Wording
 from qc_daemon.operations.digests import list_digests, retry_digests, send_due, send_now
 from qc_daemon.operations.doctor import examine
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import AuditRow, AuditState
+from qc_daemon.records.tables import AuditRow, AuditState, DigestRow
 from qc_daemon.settings import (
     MailRecipient,
     MailSettings,
@@ -30,6 +31,7 @@ from qc_daemon.settings import (
     checked,
 )
 from tests.support.certificates import Authority
+from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
 
 if "QC_REQUIRE_ALL" not in os.environ:
@@ -82,7 +84,7 @@ class Lab:
         )
 
     def send(self) -> int:
-        return send_due(self.settings, self.store, lambda: self.now, lambda _seconds: False)
+        return send_due(self.settings, self.store, lambda: self.now, lambda _seconds: False).sent
 
     def states(self) -> dict[str, tuple[str, int]]:
         rows = list_digests(self.settings)
@@ -257,6 +259,41 @@ def test_a_server_that_is_away_is_waited_for_and_given_up_at_last(lab: Lab) -> N
     assert "cannot be reached" in str(list_digests(lab.settings))
 
 
+def test_the_command_fails_in_one_line_where_a_digest_could_not_be_sent(
+    lab: Lab, tmp_path: Path
+) -> None:
+    config = tmp_path / "qc.toml"
+
+    def send(port: int) -> tuple[int, str, str]:
+        config.write_text(
+            f'[store]\nurl = "{lab.settings.store.url}"\nspool = "{tmp_path}"\n[mail]\n'
+            f'host = "127.0.0.1"\nport = {port}\nsecurity = "none"\nsender = "qc@example.org"\n'
+            f'per_minute = 6000\nrecipient = [{{address = "{LEAD}"}}, {{address = "{ANNA}"}}]\n'
+        )
+        done = qc_daemon_here("digest", "send", "--config", config)
+        return done.returncode, done.stdout, done.stderr
+
+    with SmtpServer() as server:
+        away = server.port
+    assert send(away) == (
+        1,
+        "",
+        "error: 0 sent; 2 digests could not be: the mail server cannot be reached"
+        " (ConnectionRefusedError); digest list says when each is tried again\n",
+    )
+    assert lab.states() == {LEAD: ("ready", 1), ANNA: ("ready", 1)}
+    with lab.store.begin() as session:
+        session.execute(update(DigestRow).values(next_at=NOW))
+    with SmtpServer(answers=["451 later"]) as server:
+        status, out, line = send(server.port)
+        assert (status, out, line.count("\n")) == (1, "", 1)
+        assert line.startswith("error: 1 sent; 1 digest could not be: the mail server put it off")
+        with lab.store.begin() as session:
+            session.execute(update(DigestRow).values(next_at=NOW))
+        assert send(server.port) == (0, "1 sent; see digest list\n", "")
+        assert sorted(mail["To"] for mail in server.mails) == [ANNA, LEAD]
+
+
 def test_no_more_than_so_many_go_in_a_minute(lab: Lab) -> None:
     waits: list[float] = []
 
@@ -266,7 +303,7 @@ def test_no_more_than_so_many_go_in_a_minute(lab: Lab) -> None:
 
     with SmtpServer() as server:
         lab.mail(server.port, per_minute=20)
-        assert send_due(lab.settings, lab.store, lambda: lab.now, wait) == 1
+        assert send_due(lab.settings, lab.store, lambda: lab.now, wait).sent == 1
     assert waits == [3.0]
 
 
