@@ -6,14 +6,20 @@ A file is taken in as a whole or not at all, and may be taken in twice: what is 
 import json
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
 from model.finding import Finding
 from model.image_features import ImageFeatures
 from qc_daemon.operations.shared import open_store
@@ -25,6 +31,9 @@ from qc_daemon.settings import Settings
 
 Progress = Callable[[int], None]
 """Called with the number of lines since the last call."""
+
+_Line = tuple[int, bytes, ImportedFinding | None]
+"""Its number, its text and its finding; None for an object that was not scored."""
 
 _BATCH = 2000
 _MAX_UID = 64
@@ -127,38 +136,92 @@ def count_lines(paths: Sequence[Path]) -> int:
 def _import_file(store: Store, path: Path, progress: Progress, now: datetime) -> ImportOutcome:
     # Every line is checked before the first is stored: a long transaction would be in vain, and
     # others wait for it.
-    digests, count = dict[int, int](), 0
-    studies, instances = dict[str, int](), dict[str, int]()
-    errors = 0
-    for number, line, finding in _read(path, is_checked=False):
-        count += 1
-        if finding is None:
-            errors += 1
-            continue
-        if digests.setdefault(hash(finding.id), hash(line)) != hash(line):
-            raise UsageError(
-                f"{path}: line {number}: an earlier line has the same finding otherwise"
-            )
-        studies.setdefault(finding.exam[0], number)
-        instances.setdefault(finding.id[0], number)
+    count, errors = _check_file(store, path)
     with store.begin() as session:
-        received = received_uids(session, studies.keys() - {""}, instances.keys())
-        if received:
-            first = min((studies | instances)[uid] for uid in received)
-            raise UsageError(
-                f"{path}: line {first}: its exam was received here, and its findings are those of"
-                " the images; leave the exam out of the file"
-            )
         importer, stored = FindingImport(session, now), 0
-        lines = _read(path, is_checked=True)
-        while batch := list(islice(lines, _BATCH)):
+        for batch in _batches(_read(path, is_checked=True)):
+            # An exam may have been received since.
+            _refuse_received(session, path, batch)
             stored += importer.add([each for _, _, each in batch if each is not None])
             progress(len(batch))
     return ImportOutcome(stored, count - errors - stored, errors)
 
 
-def _read(path: Path, *, is_checked: bool) -> Iterator[tuple[int, bytes, ImportedFinding | None]]:
-    """Each line that is not empty, with its number; None for an object that was not scored.
+def _check_file(store: Store, path: Path) -> tuple[int, int]:
+    """How many lines the file has, and how many of them are objects that were not scored.
+
+    Its memory does not grow with the file. Raises UsageError, QCError."""
+    count = errors = 0
+    try:
+        with closing(_make_digests()) as digests:
+            for batch in _batches(_read(path, is_checked=False)):
+                count += len(batch)
+                errors += sum(finding is None for _, _, finding in batch)
+                rows = (
+                    (number, _digest(repr(finding.id).encode()), _digest(line))
+                    for number, line, finding in batch
+                    if finding is not None
+                )
+                digests.executemany("INSERT INTO line VALUES (?, ?, ?)", rows)
+                with store.read() as session:
+                    _refuse_received(session, path, batch)
+            (number,) = digests.execute(_DIFFERING).fetchone()
+    except sqlite3.Error as error:
+        raise QCError(
+            ErrorCode.STORAGE, f"{path}: cannot be checked in a temporary file ({error})"
+        ) from error
+    if number is not None:
+        raise UsageError(f"{path}: line {number}: an earlier line has the same finding otherwise")
+    return count, errors
+
+
+_DIFFERING = """
+SELECT min(number) FROM (
+    SELECT number, content,
+        first_value(content) OVER (PARTITION BY finding ORDER BY number) AS first
+    FROM line
+) WHERE content <> first
+"""
+
+
+def _make_digests() -> sqlite3.Connection:
+    """A temporary file for the digest of each line's finding and of the line; closing removes it.
+
+    A file may have millions of lines, whose UIDs alone would take gigabytes of memory.
+    """
+    digests = sqlite3.connect("", isolation_level=None)
+    digests.execute("PRAGMA journal_mode = OFF")
+    digests.execute("CREATE TABLE line (number INTEGER, finding BLOB, content BLOB)")
+    return digests
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()
+
+
+def _refuse_received(session: Session, path: Path, batch: Sequence[_Line]) -> None:
+    """Raises UsageError for the first line of the batch whose exam or image was received here."""
+    first = dict[str, int]()
+    for number, _, finding in reversed(batch):
+        if finding is not None:
+            first |= {finding.exam[0]: number, finding.id[0]: number}
+    every = [finding for _, _, finding in batch if finding is not None]
+    studies, instances = {each.exam[0] for each in every}, {each.id[0] for each in every}
+    received = received_uids(session, studies - {""}, instances)
+    if received:
+        raise UsageError(
+            f"{path}: line {min(first[uid] for uid in received)}: its exam was received here, and"
+            " its findings are those of the images; leave the exam out of the file"
+        )
+
+
+def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
+    while batch := list(islice(lines, _BATCH)):
+        yield batch
+
+
+def _read(path: Path, *, is_checked: bool) -> Iterator[_Line]:
+    """Each line that is not empty.
 
     Lines are checked unless they were before. Raises UsageError."""
     try:

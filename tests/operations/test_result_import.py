@@ -1,6 +1,7 @@
 """`qc-daemon results import`: what `results` prints is taken in, and printed again as it was."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,27 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from detector.console import UsageError
+from detector.errors import QCError
 from model.image_features import ImageFeatures
 from qc_daemon.cli.app import app
+from qc_daemon.operations import result_import
 from qc_daemon.operations.result_import import ImportOutcome, import_findings
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received.exams import close_due
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import Exam, Finding, IdentityKind, JobRow
+from qc_daemon.records.tables import Exam, Finding, IdentityKind, JobRow, Measurement
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
 from tests.support.image_features import FEATURES
 from tests.support.receipts import numbered_receipt
 from training.phantom.history import write_history
 
+NOT_OF_SCORE = (
+    *("exam_id", "calling_ae", "received", "superseded", "best_frame", "acquisition"),
+    *("finding_id", "imported", "rejected", "review", "image_features"),
+)
+"""What `results` adds to a finding, and `score` does not."""
 OWN_KEYS = ("exam_id", "finding_id", "imported", "review")
 """What another database says in its own way."""
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -135,6 +143,50 @@ def test_more_findings_of_an_exam_may_come_later(settings: Settings, tmp_path: P
     )
 
 
+def test_exams_that_go_on_in_the_next_batch_are_stored_as_in_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_history(tmp_path, 3, 60)
+    monkeypatch.setattr(result_import, "_BATCH", 7)
+    assert import_findings(settings, [path]).stored == 60
+    stored = {line["sop_instance_uid"]: line for line in printed()}
+    for line in map(json.loads, path.read_text().splitlines()):
+        again = stored[line["sop_instance_uid"]]
+        assert without_own(again) == without_own(line, "image_features")
+    with Store(settings.store.url).read() as session:
+        measured = session.execute(select(Measurement.exam_id, Measurement.concept)).all()
+    assert len(measured) == len(set(measured)) > 0
+
+
+def test_memory_does_not_grow_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million findings are taken in as ten thousand are."""
+    url = f"sqlite:///{tmp_path / 'qc.db'}"
+    migrate(url)
+    monkeypatch.setenv("QC_DAEMON_STORE__URL", url)
+    monkeypatch.setattr(result_import, "_BATCH", 50)
+    settings = load(None)
+    text = write_history(tmp_path, 3, 50).read_text()
+
+    def peak(name: str, copies: int) -> int:
+        """Bytes, at most, while so many times 50 findings of other exams are imported."""
+        path = tmp_path / name
+        with path.open("w") as file:
+            for copy in range(copies):
+                file.write(text.replace('"2.25.', f'"1.{len(name)}{copy}.25.'))
+        tracemalloc.start()
+        try:
+            assert import_findings(settings, [path]).stored == copies * 50
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak("a", 2)
+    few, many = peak("bb", 4), peak("ccc", 24)
+    assert many - few < 100_000
+
+
 def test_nothing_is_reported_or_delivered(settings: Settings, tmp_path: Path) -> None:
     import_findings(settings, [write_history(tmp_path, 3, 50)])
     with Store(settings.store.url).begin() as session:
@@ -232,6 +284,30 @@ def test_a_study_that_comes_later_is_not_shared_with_its_imported_findings(
         receipt = numbered_receipt(1, study_instance_uid=study)
         admit(session, receipt, source_destinations=[], bundle_id="m", now=NOW)
     assert all("other-patient-in-study" not in line["flags"] for line in printed())
+
+
+def test_an_exam_that_the_command_score_scored_has_a_report(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """`score` prints findings alone: who made the pictures, on which machine, is not known."""
+    made = write_history(tmp_path / "history", 3, 12).read_text().splitlines()
+    scored = [
+        {key: value for key, value in json.loads(line).items() if key not in NOT_OF_SCORE}
+        for line in made
+    ]
+    import_findings(settings, [write(tmp_path / "scored.jsonl", scored)])
+    (exam, *_) = sorted({line["exam_id"] for line in printed()})
+    own = [line for line in printed() if line["exam_id"] == exam]
+    report = runner.invoke(app, ["report", "--exam", str(exam), "--format", "json"])
+    assert report.exit_code == 0, report.exception
+    pictures = json.loads(report.stdout)["pictures"]
+    assert [each["verdict"] for each in pictures] == [line["quality"]["label"] for line in own]
+    page = runner.invoke(app, ["report", "--exam", str(exam), "--language", "de"])
+    assert "<html" in page.stdout
+    for option, message in (("--person", "person list"), ("--device", "device list")):
+        wrong = runner.invoke(app, ["report", option, "Anna Berg"])
+        assert isinstance(wrong.exception, QCError)
+        assert message in str(wrong.exception)
 
 
 def test_objects_that_were_not_scored_are_left_out(settings: Settings, tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ class FindingImport:
 
     def add(self, findings: Sequence[ImportedFinding]) -> int:
         """Store those of the findings that are new; returns how many."""
+        # What an earlier call stored is read again where it is needed: memory does not grow.
+        self._exams, self._instances, self._revisions = {}, {}, {}
+        self._measured = set()
         known = known_findings(self._session, {each.id[0] for each in findings})
         new = list({each.id: each for each in findings if each.id not in known}.values())
         self._add_exams(new)
