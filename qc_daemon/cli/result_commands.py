@@ -123,6 +123,8 @@ def results_list(
     is_of_exam = study is not None or exam is not None
     if is_of_exam:
         require_exam(settings, study, exam)
+    # A table is what people look at, who may have to read one of these blinded.
+    left_out: list[int] | None = [] if chosen == "table" else None
     if like is not None:
         from qc_daemon.operations.similar_images import LIMIT, SIMILARITY, Likeness, read_similar
 
@@ -137,11 +139,13 @@ def results_list(
             all_frames=bool(all_frames),
             all_revisions=bool(all_revisions),
             with_image_features=image_features,
+            left_out=left_out,
         )
         if chosen == "table":
             rows = [table_row(row) for row in similar]
             columns = (SIMILARITY, *TABLE_COLUMNS)
             write_list("similar images", rows, columns=columns, is_filtered=True)
+            _say_left_out(left_out)
         else:
             write_lines(similar, chosen, (*CSV_COLUMNS, SIMILARITY))
         return
@@ -156,6 +160,7 @@ def results_list(
         best_first=chosen == "table",
         finding_filter=finding_filter,
         with_image_features=image_features,
+        left_out=left_out,
     )
     if chosen == "table":
         if is_of_exam:
@@ -165,8 +170,19 @@ def results_list(
         is_cut = window.limit is not None and len(page_rows) > window.limit
         page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
+        _say_left_out(left_out)
     else:
         write_lines(islice(findings, window.limit), chosen, CSV_COLUMNS)
+
+
+def _say_left_out(left_out: list[int] | None) -> None:
+    if left_out:
+        waiting = count_of(len(set(left_out)), "finding that waits", "findings that wait")
+        typer.echo(
+            f"left out: {waiting} for a blinded reading, whatever the models say of it;"
+            " see review list",
+            err=True,
+        )
 
 
 @results.command("import")

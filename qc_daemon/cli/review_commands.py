@@ -129,6 +129,14 @@ def review_list(
 def review_show(
     finding: Finding,
     config: Config = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Also before a first reading with the models' answer; who sees it should not read"
+            " it blinded.",
+        ),
+    ] = False,
     blinded: Annotated[
         bool, typer.Option("--blinded", help="Without the models' answer and other readings.")
     ] = False,
@@ -145,15 +153,23 @@ def review_show(
 ) -> None:
     """Show a finding with what the models and persons say of it.
 
-    While a blinded reading is to come, the answers are hidden from everybody.
+    While a blinded reading is to come, the answers are hidden from everybody; before a first
+    reading from who does not ask for them.
 
     Example: qc-daemon review show 7 --config qc-daemon.toml
     """
-    from qc_daemon.operations.review_lists import EVENT_COLUMNS, HIDDEN, show_review
+    from qc_daemon.operations.review_lists import (
+        EVENT_COLUMNS,
+        HIDDEN,
+        LEFT_OUT,
+        parse_answers,
+        show_review,
+    )
 
     chosen = parse_format(format)
+    chosen_answers = parse_answers(answers, blinded)
     body = show_review(
-        load_settings(config), finding, reader=reader, is_blinded=blinded, unblind=unblind
+        load_settings(config), finding, reader=reader, answers=chosen_answers, unblind=unblind
     )
     events = body["events"] if chosen == "json" else body.pop("events")
     write_record(body, chosen)
@@ -161,7 +177,7 @@ def review_show(
         print_table("events", EVENT_COLUMNS, events)
     if body["answers_hidden"] and not blinded:
         # Programs read stdout; `answers_hidden` tells them.
-        typer.echo(HIDDEN, err=True)
+        typer.echo(LEFT_OUT if body["state"] == "waiting" else HIDDEN, err=True)
 
 
 @review.command("accept")

@@ -175,6 +175,9 @@ def _is_asked_for(entry: Entry, question: Question) -> bool:
     has_events = entry.state is not None and bool(entry.state.version)
     if not (question.all_frames or entry.stored.is_best or has_events):
         return False
+    # Whatever is asked for: that it is listed would be its answer.
+    if entry.is_hidden and (question.choice.views or question.choice.verdicts):
+        return False
     if not question.states:
         return True
     return entry.state is not None and entry.state.status in question.states

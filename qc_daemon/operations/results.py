@@ -115,6 +115,11 @@ class FindingFilter:
     views: Sequence[str] = ()
     verdicts: Sequence[str] = ()
 
+    @property
+    def asks_for_answers(self) -> bool:
+        """Whether it depends on the models' answers which findings it has."""
+        return bool(self.views or self.verdicts)
+
     def has(self, finding: Mapping[str, Any]) -> bool:
         """Whether a finding or error object has one of the views and one of the verdicts."""
         if "error" in finding:
@@ -164,10 +169,12 @@ def read_findings(
     best_first: bool = False,
     finding_filter: FindingFilter = ANY_FINDING,
     with_image_features: bool = False,
+    left_out: list[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Stored findings in order of arrival, one by one as they are read: finding objects with the
     keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`. Of finding objects
-    `with_image_features` adds the key `image_features`, where they are stored.
+    `with_image_features` adds the key `image_features`, where they are stored. `left_out`: see
+    `iter_listed`.
 
     Raises QCError STORAGE for a person or device that there is not.
     """
@@ -182,6 +189,7 @@ def read_findings(
             all_revisions=all_revisions,
             best_first=best_first,
             finding_filter=finding_filter,
+            left_out=left_out,
         )
         yield from add_image_features(session, listed) if with_image_features else listed
 
@@ -210,8 +218,13 @@ def iter_listed(
     best_first: bool = False,
     finding_filter: FindingFilter = ANY_FINDING,
     revision_ids: Collection[int] | None = None,
+    left_out: list[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """As `read_findings`; `revision_ids`: only findings of these revisions, and no errors."""
+    """As `read_findings`; `revision_ids`: only findings of these revisions, and no errors.
+
+    Where views or verdicts are asked for, that a finding is listed is its answer: with `left_out`
+    the numbers of those that wait for a blinded reading go there.
+    """
     acquisition_filter = select_acquisitions(session, finding_filter)
     rejected = rejections.standing(session)
     count = 0
@@ -226,7 +239,13 @@ def iter_listed(
     )
     for each, state, _ in add_states(session, settings, every):
         # Which frame is best does not depend on what is asked for.
-        if not ((all_frames or each.is_best) and finding_filter.has(each.body)):
+        if not (all_frames or each.is_best):
+            continue
+        is_blinded = state is not None and state.is_blinded
+        if left_out is not None and is_blinded and finding_filter.asks_for_answers:
+            left_out.append(each.finding_id or 0)
+            continue
+        if not finding_filter.has(each.body):
             continue
         if window.limit is not None and count >= window.limit:
             return

@@ -85,8 +85,8 @@ HIDDEN = (
     " --unblind --reader NAME shows them, and NAME cannot read it blinded any more"
 )
 LEFT_OUT = (
-    "without view, verdict and probability of what waits for a first reading: review show N has"
-    " them, or --answers; whoever has seen them should not read it blinded"
+    "without view, verdict and probability of what waits for a first reading: --answers has them;"
+    " whoever has seen them should not read it blinded"
 )
 
 
@@ -298,17 +298,17 @@ def show_review(
     finding_id: int,
     *,
     reader: str | None = None,
-    is_blinded: bool = False,
+    answers: Answers = Answers.ASKED_FOR,
     unblind: bool = False,
     clock: Clock = utc_now,
 ) -> dict[str, Any]:
     """A finding with where its review stands, and `events`, its history.
 
-    Where a blinded reading is to come (or with `is_blinded`) without the models' answer and what
-    others said. `unblind` shows it to `reader`, which is stored: that person cannot give the
-    blinded reading any more. Raises UsageError, QCError.
+    Where `answers` says so, and a blinded reading is to come, without the models' answer; in that
+    case without what others said, too. `unblind` shows it to `reader`, which is stored: that person
+    cannot give the blinded reading any more. Raises UsageError, QCError.
     """
-    if unblind and (reader is None or is_blinded):
+    if unblind and (reader is None or answers is Answers.NONE):
         raise UsageError("--unblind: give --reader, the person who is shown the answers")
     store = open_store(settings)
     prepare(store)
@@ -318,7 +318,7 @@ def show_review(
         finding = require_finding(session, finding_id)
         state = state_of(session, settings, finding)
         active = bundles.active(session)
-    hides = is_blinded or (state.is_blinded and not unblind)
+    hides = not (unblind or answers.are_of(state))
     body, outcome = finding.body, state.outcome
     facts: dict[str, Any] = {
         "finding": finding_id,
@@ -344,8 +344,10 @@ def show_review(
         "events": [_event_row(event) for event in finding.history],
     }
     if hides:
-        answers = (*_ANSWER_COLUMNS, "criteria", "reasons", "outcome")
-        facts |= {name: None for name in answers if name in facts}
+        columns = (*_ANSWER_COLUMNS, "criteria", "reasons", "outcome")
+        facts |= {name: None for name in columns if name in facts}
+    # Before a first reading there are remarks only, for whoever gives it.
+    if hides and (state.is_blinded or answers is Answers.NONE):
         facts["events"] = [row | dict.fromkeys(_EVENT_ANSWER) for row in facts["events"]]
         for row in facts["events"]:
             # Which of the two a reading was would say whether it agrees with the models.

@@ -66,6 +66,7 @@ def read_similar(
     all_frames: bool = False,
     all_revisions: bool = False,
     with_image_features: bool = False,
+    left_out: list[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The stored findings of other objects whose pictures are most like this one, the most similar
     first, as `read_findings` gives them, with the cosine of the embeddings as `similarity`.
@@ -97,6 +98,7 @@ def read_similar(
                 all_revisions=all_revisions,
                 finding_filter=finding_filter,
                 revision_ids=image_features.revisions_of(session, batch),
+                left_out=left_out,
             )
             by_finding = {
                 each["finding_id"]: each for each in objects if each["finding_id"] in batch

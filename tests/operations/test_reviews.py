@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from detector.console import UsageError
 from detector.errors import QCError
-from model.finding import Finding
+from model.finding import QUALITY_LABELS, Finding
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, review_lists, reviews
@@ -317,6 +317,52 @@ def test_a_blinded_reader_does_not_get_the_answers(site: Site) -> None:
         ("unblind", None),
         ("accept", "standard"),
     ]
+
+
+def test_nobody_is_shown_the_answers_before_a_first_reading_without_asking(site: Site) -> None:
+    """Who has seen them is no blinded reader, whoever the first one is."""
+    site.say("remark", "1", "is this the same fetus?", "--reader", "A. Berg")
+    for finding in (1, 3):
+        row = site.show(finding)
+        hidden = {row[name] for name in ("view", "verdict", "probability", "criteria", "flags")}
+        assert (row["state"], row["answers_hidden"], hidden) == ("waiting", True, {None})
+        assert site.run("show", str(finding)).stderr.strip() == review_lists.LEFT_OUT
+    # A remark is for whoever reads it.
+    assert "is this the same fetus?" in site.run("show", "1").stdout
+    assert "is this the same fetus?" not in site.run("show", "1", "--blinded").stdout
+    row = site.show(3, "--answers")
+    assert (row["view"], row["verdict"], row["answers_hidden"]) == ("NT", "review", False)
+    refused(site.run("show", "3", "--answers", "--blinded"), "without", error=UsageError)
+    site.say("override", "3", "--verdict", "standard", "--reader", "Dr Lee")
+    assert site.show(3)["outcome"] == "NT, standard"
+
+
+def test_no_verdict_asked_for_tells_what_waits_for_a_blinded_reading(site: Site) -> None:
+    site.say("dispute", "2", "--reason", "criterion", "--reader", "A. Berg")
+    own = ["results", "--config", str(site.config), "--format", "table"]
+
+    def listed(*options: str) -> tuple[bool, str]:
+        result = runner.invoke(app, [*own, *options])
+        assert result.exit_code == 0
+        return UIDS[1] in result.stdout, result.stderr
+
+    assert listed() == (True, "")
+    lines = set[str]()
+    for verdict in QUALITY_LABELS:
+        is_there, line = listed("--verdict", verdict)
+        assert not is_there
+        lines.add(line)
+    for view in ("NT", "HEAD"):
+        is_there, line = listed("--view", view)
+        assert not is_there
+        lines.add(line)
+    # Of a picture that is not like that, too.
+    assert lines == {
+        "left out: 1 finding that waits for a blinded reading, whatever the models say of it; see"
+        " review list\n"
+    }
+    site.say("read", "2", "--view", "NT", "--verdict", "standard", "--reader", "Ng")
+    assert listed("--verdict", "standard") == (True, "")
 
 
 def scanned_by(site: Site, finding: int, *names: str) -> None:

@@ -98,6 +98,11 @@ def test_who_waits_to_read_blinded_is_shown_nothing(site: WebSite) -> None:
     ]
     assert row["answers_hidden"] is True
     assert (row["quality"], row["criteria"], row["detections"]) == (None, None, None)
+    # Nor does a list that asks for a verdict or a view give it away.
+    for question in ("verdict=standard", "verdict=non-standard", "verdict=review", "view=NT"):
+        answer = site.program("lead").get(f"/api/v1/findings?{question}")
+        assert answer.status_code == 200
+        assert 2 not in [each["finding_id"] for each in answer.json()["items"]]
 
 
 def test_each_look_is_recorded(site: WebSite) -> None:
