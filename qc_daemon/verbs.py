@@ -13,6 +13,7 @@ class Verb(StrEnum):
     SEE_OWN = "see-own"
     SEE_ALL = "see-all"
     SEE_PATIENTS = "see-patients"
+    SEE_BOARD = "see-board"
     REVIEW = "review"
     DISPUTE = "dispute"
     SEE_OPERATIONS = "see-operations"
@@ -24,6 +25,7 @@ VERB_WORDS: Mapping[Verb, str] = {
     Verb.SEE_OWN: "findings and pictures of images that its own person made",
     Verb.SEE_ALL: "findings and pictures of everybody's images",
     Verb.SEE_PATIENTS: "names and numbers of patients",
+    Verb.SEE_BOARD: "the live board with everybody's exams of the day, without patients",
     Verb.REVIEW: "accept, override, read blinded and resolve",
     Verb.DISPUTE: "dispute a finding and remark on it",
     Verb.SEE_OPERATIONS: "queue, quarantine and destinations, without patients",
@@ -37,6 +39,7 @@ DEFAULT_ROLES: Mapping[str, frozenset[Verb]] = {
     "sonographer": frozenset({Verb.SEE_OWN, Verb.SEE_PATIENTS, Verb.DISPUTE}),
     "lead": frozenset({Verb.SEE_ALL, Verb.SEE_PATIENTS, Verb.REVIEW, Verb.DISPUTE}),
     "engineer": frozenset({Verb.SEE_OPERATIONS}),
+    "kiosk": frozenset({Verb.SEE_BOARD}),
     "auditor": frozenset({Verb.SEE_ALL, Verb.SEE_PATIENTS, Verb.SEE_ACCESS, Verb.SEE_OPERATIONS}),
 }
 """The roles that there are unless `[[web.role]]` says otherwise."""

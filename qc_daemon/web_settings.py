@@ -34,7 +34,7 @@ def _viewer(value: str) -> str:
 
 class AccountRoleSettings(Section):
     """What the accounts of a role may do, besides or in place of the roles that there are:
-    administrator, sonographer, lead, engineer and auditor."""
+    administrator, sonographer, lead, engineer, auditor and kiosk."""
 
     name: Annotated[str, AfterValidator(_role_name)] = Field(description="its name")
     verbs: list[Verb] = Field(description="what its accounts may do")

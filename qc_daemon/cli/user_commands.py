@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(help="Name that one logs in by.")]
 Role = Annotated[
     str,
     typer.Option(
-        help="administrator, sonographer, lead, engineer, auditor, or a role of the settings."
+        help="administrator, sonographer, lead, engineer, auditor, kiosk, or one of the settings."
     ),
 ]
 

@@ -86,6 +86,7 @@ EVENTS = {
     "stopped": "The service has ended.",
     "pages": "The web pages are served at this address.",
     "certificate not loaded": "The pages' new certificate cannot be used; the old one stays.",
+    "board not read": "The database cannot be read for the live board, which says so.",
     "part not asked": "A part of the settings cannot be used; findings have no opinion of it.",
     "leases released": "Jobs of a process that has ended are free for others.",
     "leases not released": "They could not be freed yet; tried again, or the next start does it.",

@@ -75,11 +75,13 @@ def say_review(
     criteria: Sequence[str] = (),
     reason: str | None = None,
     remark: str | None = None,
+    seconds: float | None = None,
     version: str | int | None,
     clock: Clock = utc_now,
 ) -> str:
     """Add what the account says; returns a line that says what follows. `version` is the number of
-    the last event that was shown, so that nobody answers what changed meanwhile.
+    the last event that was shown, so that nobody answers what changed meanwhile; `seconds` is how
+    long it took.
 
     Raises NotVisibleError, UsageError, QCError.
     """
@@ -102,6 +104,7 @@ def say_review(
         criteria=tuple(criteria),
         reason=reason,
         remark=remark,
+        seconds=seconds,
         version=expected_version,
     )
     line = _SAY[review_verb](settings, finding_id, answer, clock)

@@ -23,6 +23,7 @@ from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.reviews import prepare
 from qc_daemon.operations.shared import open_store, parse_window
 from qc_daemon.records import listings
+from qc_daemon.records.acquisition.acquisitions import ANY_ACQUISITION, AcquisitionFilter
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.results import finding_pages, rejections
 from qc_daemon.records.results.finding_pages import ANY_FINDING, Cursor, FindingChoice
@@ -189,12 +190,20 @@ def read_entry(settings: Settings, principal: Principal, finding_id: int) -> Ent
         raise NotVisibleError
     store = open_store(settings)
     prepare(store)
-    question = Question(choice=FindingChoice(ids=[finding_id]))
     with store.read() as session:
-        rows = _read(session, principal, question, 1)
-        for entry in _entries(session, settings, rows):
+        for entry in read_entries(session, settings, principal, [finding_id]):
             return entry
     raise NotVisibleError
+
+
+def read_entries(
+    session: Session, settings: Settings, principal: Principal, finding_ids: Sequence[int]
+) -> list[Entry]:
+    """Those of the findings that the account may see, the last received first; the caller has
+    prepared the store."""
+    question = Question(choice=FindingChoice(ids=finding_ids))
+    rows = _read(session, principal, question, len(finding_ids))
+    return list(_entries(session, settings, rows))
 
 
 _MAX_OF_EXAM = 2000
@@ -205,10 +214,22 @@ def exam_entries(settings: Settings, principal: Principal, exam_id: int) -> list
     person spoke of."""
     store = open_store(settings)
     prepare(store)
-    question = Question(ExamFilter(exam_id=exam_id))
     with store.read() as session:
-        rows = _read(session, principal, question, _MAX_OF_EXAM)
-        entries = [e for e in _entries(session, settings, rows) if _is_asked_for(e, question)]
+        return read_exam_entries(session, settings, exam_id, scope_of(session, principal))
+
+
+def read_exam_entries(
+    session: Session,
+    settings: Settings,
+    exam_id: int,
+    scope: AcquisitionFilter = ANY_ACQUISITION,
+) -> list[Entry]:
+    """As `exam_entries`, of these images; the caller has prepared the store."""
+    question = Question(ExamFilter(exam_id=exam_id))
+    rows = finding_pages.read(
+        session, _MAX_OF_EXAM, exam_filter=question.exam_filter, acquisition_filter=scope
+    )
+    entries = [e for e in _entries(session, settings, rows) if _is_asked_for(e, question)]
     return entries[::-1]
 
 

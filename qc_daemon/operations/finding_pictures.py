@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import ErrorCode, QCError
@@ -65,6 +66,13 @@ class FindingPictures:
         key = (f"{entry.stored.finding_id} boxes", 0, "")
         return self._picture(key, lambda: self._boxes(entry))
 
+    def frame_time(self, entry: Entry) -> float | None:
+        """Milliseconds from a frame of the finding's cine to the next (Frame Time, the mean of
+        Frame Time Vector, else the frame rate), None where the header has none. Raises QCError."""
+        key = (f"{entry.stored.revision.sha256} frame time", 0, "")
+        text = self._picture(key, lambda: self._frame_time(entry.stored)).decode()
+        return float(text) if text else None
+
     def close(self) -> None:
         """End the decoder."""
         self._thread.submit(self._close_decoder)
@@ -97,8 +105,8 @@ class FindingPictures:
                 self._size -= len(oldest)
         return picture
 
-    def _pixels(self, stored: StoredFinding) -> "Pixels":
-        """In the decoder's thread: the pixels of the finding's frame, RGB."""
+    def _open(self, stored: StoredFinding) -> tuple["DecodeProcess", Path]:
+        """In the decoder's thread: the decoder, and the file with the finding's pixels."""
         from qc_daemon.retain import Originals
         from qc_daemon.score.decode import DecodeProcess
 
@@ -106,8 +114,17 @@ class FindingPictures:
             self._decoder = DecodeProcess.of(self._settings.score)
             self._originals = Originals(self._store, self._settings, self._decoder.pixel_sha256)
         assert self._originals is not None
-        path = self._originals(stored.revision)
-        frames = list(self._decoder.frames(path, [int(stored.body["frame"])]))
+        return self._decoder, self._originals(stored.revision)
+
+    def _frame_time(self, stored: StoredFinding) -> bytes:
+        decoder, path = self._open(stored)
+        milliseconds = decoder.image_facts(path).frame_time_ms
+        return b"" if milliseconds is None else repr(milliseconds).encode()
+
+    def _pixels(self, stored: StoredFinding) -> "Pixels":
+        """In the decoder's thread: the pixels of the finding's frame, RGB."""
+        decoder, path = self._open(stored)
+        frames = list(decoder.frames(path, [int(stored.body["frame"])]))
         if not frames:
             raise QCError(ErrorCode.DECODE_FAILED, "its frame cannot be decoded again")
         return frames[0].pixels

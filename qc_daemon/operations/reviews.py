@@ -142,8 +142,7 @@ def record(
     if reason is None and kind is EventKind.OVERRIDE and not exams.overrides(event, finding.body):
         reason = "says so already by its models; accept it with review accept"
     if reason is None and state.is_blinded and event.is_blinded:
-        before = [*state.unblinded, *([state.dispute.reader] if state.dispute else [])]
-        reason = _dependence(session, finding, state, event.reader, before)
+        reason = _dependence(session, finding, state, event.reader, _seen_before(state))
     if reason is None and kind is EventKind.RESOLVE and not settings.review.readers_may_resolve:
         reason = _dependence(session, finding, state, event.reader)
     if reason is None and answer.version not in (None, state.version):
@@ -158,6 +157,34 @@ def record(
         event, after, is_amended=is_amended, is_remark=_changes_remark_only(state, event)
     )
     return Change(event, line + _describe_bundle(session, finding), frozenset(finding.reported))
+
+
+def blinded_refusal(
+    session: Session, settings: Settings, finding: ReviewableFinding, reader: str
+) -> str | None:
+    """Why this person cannot give the blinded reading that the finding waits for, in words that go
+    on "finding 7 "; None for one who can."""
+    state = state_of(session, settings, finding)
+    if not state.is_blinded:
+        return "waits for no blinded reading"
+    event = Event(
+        number=state.version + 1,
+        kind=EventKind.ACCEPT,
+        reader=reader,
+        at=finding.history[-1].at,
+        revision=finding.key.revision,
+        model_id=finding.key.model_id,
+        view=View.OTHER,
+        is_blinded=True,
+    )
+    return refusal(state, event) or _dependence(
+        session, finding, state, reader, _seen_before(state)
+    )
+
+
+def _seen_before(state: ReviewState) -> list[str]:
+    """Who was shown the answers, or disputed them."""
+    return [*state.unblinded, *([state.dispute.reader] if state.dispute else [])]
 
 
 def _dependence(

@@ -5,6 +5,7 @@
 
 import hmac
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -21,6 +22,7 @@ from qc_daemon.verbs import Verb
 from qc_daemon.web.context import context_of
 
 COOKIE, PLAIN_COOKIE = "__Host-qc", "qc"
+KIOSK_COOKIE = "__Host-qc-kiosk"
 CSRF_FIELD, CSRF_HEADER = "csrf_token", "x-csrf-token"
 _READS = ("GET", "HEAD", "OPTIONS")
 _BEARER = "bearer "
@@ -55,6 +57,19 @@ class Access:
         return principal
 
 
+class BoardAccess(Access):
+    """Dependency of the live board: as `Access`, also for a screen that keeps an API token in a
+    cookie, which may see the board and nothing else."""
+
+    async def __call__(self, request: Request) -> Principal:
+        principal = await run_in_threadpool(board_principal_of, request)
+        if principal is None:
+            raise LoginRequiredError
+        if not self.verbs & principal.verbs:
+            raise HTTPException(403, "the role of this account does not allow it")
+        return principal
+
+
 class Public(Access):
     """Dependency of a route that is open to everybody; gives the principal if there is one."""
 
@@ -77,6 +92,24 @@ def principal_of(request: Request) -> Principal | None:
     if cookie is None:
         return None
     return principal_of_session(context.settings, cookie, address, context.clock)
+
+
+def board_principal_of(request: Request) -> Principal | None:
+    """Who looks at the board: an account, else the screen whose token is kept in a cookie."""
+    principal = principal_of(request)
+    token = request.cookies.get(KIOSK_COOKIE)
+    if principal is not None or token is None:
+        return principal
+    return kiosk_of_token(request, token)
+
+
+def kiosk_of_token(request: Request, token: str) -> Principal | None:
+    """The screen with this API token; None if the token does not count or lacks the verb."""
+    context = context_of(request)
+    principal = principal_of_token(context.settings, token, address_of(request), context.clock)
+    if principal is None or not principal.may(Verb.SEE_BOARD):
+        return None
+    return replace(principal, verbs=frozenset({Verb.SEE_BOARD}))
 
 
 def session_cookie(request: Request) -> str | None:

@@ -18,13 +18,33 @@ from qc_daemon.web import static_files
 from qc_daemon.web.access import require_access
 from qc_daemon.web.api import exams as exams_api
 from qc_daemon.web.api import findings as findings_api
+from qc_daemon.web.board_feed import BoardFeed
 from qc_daemon.web.context import WebContext
 from qc_daemon.web.errors import add_handlers
 from qc_daemon.web.login_limits import LoginLimits
 from qc_daemon.web.middleware import SameSite, SecurityHeaders
-from qc_daemon.web.pages import access_log, account, exam, login, operations, worklist
+from qc_daemon.web.pages import (
+    access_log,
+    account,
+    board,
+    exam,
+    login,
+    operations,
+    second_readings,
+    worklist,
+)
 
-_PAGES = (login, worklist, exam, account, access_log, operations, static_files)
+_PAGES = (
+    login,
+    board,
+    worklist,
+    second_readings,
+    exam,
+    account,
+    access_log,
+    operations,
+    static_files,
+)
 
 
 def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> FastAPI:
@@ -46,7 +66,12 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
         ],
     )
     app.state.context = WebContext(
-        settings, store, clock, LoginLimits(settings.web), FindingPictures(settings, store)
+        settings,
+        store,
+        clock,
+        LoginLimits(settings.web),
+        FindingPictures(settings, store),
+        BoardFeed(settings, clock),
     )
     # Put in as they are: an included router would hide its routes from the check below.
     for module in (*_PAGES, findings_api, exams_api):

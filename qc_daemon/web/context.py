@@ -8,6 +8,7 @@ from qc_daemon.operations.finding_pictures import FindingPictures
 from qc_daemon.records.clock import Clock
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from qc_daemon.web.board_feed import BoardFeed
 from qc_daemon.web.login_limits import LoginLimits
 
 
@@ -20,6 +21,7 @@ class WebContext:
     clock: Clock
     login_limits: LoginLimits
     pictures: FindingPictures
+    board: BoardFeed
 
 
 def context_of(request: Request) -> WebContext:

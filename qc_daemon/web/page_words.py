@@ -1,10 +1,24 @@
 """Words of pages, by what is stored: tables, which `python -m tools.catalogue` reads too."""
 
 from qc_daemon.records.received.progress import ExamStatus
+from qc_daemon.report.sr import codes
 from qc_daemon.report.summary.words import VERDICTS
 from qc_daemon.review.state import ReviewStatus
 
-__all__ = ["ACTIONS", "EVENTS", "GATES", "OUTCOMES", "REVIEW_VERBS", "STATES", "TABLES", "VERDICTS"]
+__all__ = [
+    "ACTIONS",
+    "BOARD_VIEWS",
+    "CONTENTS",
+    "EVENTS",
+    "GATES",
+    "MEASUREMENTS",
+    "OUTCOMES",
+    "REVIEW_VERBS",
+    "STATES",
+    "TABLES",
+    "VERDICTS",
+    "VIEWS",
+]
 
 STATES = {
     "": "in quarantine",
@@ -16,7 +30,23 @@ STATES = {
     ReviewStatus.DISAGREEMENT: "readings differ",
     ReviewStatus.RESOLVED: "resolved",
 }
+VIEWS = {view: code.meaning for view, code in codes.VIEWS.items()}
+"""As overlays call them: in the catalogue already."""
+BOARD_VIEWS = VERDICTS | {"missing": "MISSING", "pending": "not yet", "hidden": "read by a person"}
 OUTCOMES = {"met": "met", "not-met": "not met", "cannot-tell": "cannot tell"}
+CONTENTS = {
+    None: "not read yet",
+    "score": "first ones",
+    "header": "as before: only the header differs",
+    "other": "other ones than before",
+}
+"""How the pixels of an image's content relate to those before."""
+MEASUREMENTS = {
+    "CRL": "crown-rump length",
+    "NT": "nuchal translucency",
+    "GA": "gestational age",
+    "GA-CRL": "gestational age by crown-rump length",
+}
 GATES = {"image": "image", "text": "text", "layout": "layout"}
 EVENTS = {
     "accept": "accepted",
@@ -47,6 +77,9 @@ ACTIONS = {
 }
 TABLES = (
     STATES,
+    BOARD_VIEWS,
+    CONTENTS,
+    MEASUREMENTS,
     OUTCOMES,
     GATES,
     EVENTS,

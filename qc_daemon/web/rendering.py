@@ -36,6 +36,16 @@ def render(
     status: int = 200,
 ) -> HTMLResponse:
     """The page; `values` are the template's own, beside those of every page."""
+    return HTMLResponse(render_text(request, template, principal, values), status)
+
+
+def render_text(
+    request: Request,
+    template: str,
+    principal: Principal | None,
+    values: Mapping[str, Any] | None = None,
+) -> str:
+    """The template's text, as `render`."""
     context = context_of(request)
     wording = Wording(language_of(request, principal))
     zone = context.settings.schedule.local_zone
@@ -47,7 +57,7 @@ def render(
         at = datetime.fromisoformat(value) if isinstance(value, str) else value
         return f"{at.astimezone(zone):%Y-%m-%d %H:%M}" if at.tzinfo else f"{at:%Y-%m-%d %H:%M}"
 
-    html = _ENVIRONMENT.get_template(template).render(
+    return _ENVIRONMENT.get_template(template).render(
         gettext=wording.gettext,
         ngettext=wording.ngettext,
         wording=wording,
@@ -66,7 +76,6 @@ def render(
         has_htmx=static_files.HTMX.is_file(),
         **(values or {}),
     )
-    return HTMLResponse(html, status)
 
 
 def _static(name: str) -> str:

@@ -130,6 +130,8 @@ def run(app: Any, settings: WebSettings, listener: socket.socket, stop: threadin
     def end() -> None:
         stop.wait()
         server.should_exit = True
+        # Live boards would keep their connections for ever.
+        app.state.context.board.close()
 
     threading.Thread(target=end, daemon=True).start()
     if context is not None:

@@ -1,6 +1,6 @@
 """Findings in words, for templates: what stands on a line of a list, and what on its own page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from model.finding import Finding, Judgement
 from qc_daemon.language.catalogues import translations
 from qc_daemon.operations.finding_lists import Entry
 from qc_daemon.operations.review_lists import Answers
+from qc_daemon.records.results.finding_pages import ScoredFrame
 from qc_daemon.report.person_verdict import apply_review
 from qc_daemon.report.sr.codes import FLAGS, LABEL_CODES, VIEWS
 from qc_daemon.report.summary import words
@@ -161,3 +162,39 @@ def _criteria(judgement: Judgement, translate: Translate) -> list[CriterionLine]
 def criterion_topic(view: View, rule: CriterionRule) -> str:
     """What a criterion of the view is about, in English, as the catalogue has it."""
     return criterion_fault(view, rule.code, None).topic or rule.meaning
+
+
+@dataclass(frozen=True, slots=True)
+class FramePoint:
+    """A frame of a cine on its chart, whose x and y go from 0 to CHART_WIDTH and CHART_HEIGHT;
+    `share` is the probability of a standard view in words, a dash where there is none."""
+
+    finding: int
+    frame: int
+    view: str
+    verdict: str
+    share: str
+    x: float
+    y: float | None
+
+
+CHART_WIDTH, CHART_HEIGHT = 600, 100
+
+
+def frame_points(frames: Sequence[ScoredFrame]) -> list[FramePoint]:
+    """The frames of a cine from left to right by their numbers, a sure standard view at the top."""
+    if not frames:
+        return []
+    first, last = frames[0].frame, frames[-1].frame
+    return [
+        FramePoint(
+            finding=each.finding_id,
+            frame=each.frame,
+            view=each.view,
+            verdict=each.quality,
+            share=words.percent(each.probability),
+            x=round(CHART_WIDTH * (each.frame - first) / max(1, last - first), 1),
+            y=None if each.probability is None else round(CHART_HEIGHT * (1 - each.probability), 1),
+        )
+        for each in frames
+    ]

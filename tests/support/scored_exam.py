@@ -55,7 +55,7 @@ class ScoredExam:
 
     def receive(self, header: Dataset, *findings: Finding, pixels: str = "") -> Path:
         """An object arrives and is scored; objects with the same `pixels` have the same."""
-        path, job = self._arrive(header, findings[0].bundle.model_id)
+        path, job = self.arrive(header, findings[0].bundle.model_id)
         self.score(job, path, *findings, pixels=pixels)
         return path
 
@@ -75,13 +75,14 @@ class ScoredExam:
 
     def measure(self, header: Dataset, *values: MeasuredValue) -> None:
         """A machine's report arrives and is read."""
-        _, job = self._arrive(header, None)
+        _, job = self.arrive(header)
         with self.store.begin() as session:
             assert job.revision_id is not None
             measurements.store(session, job.revision_id, values)
             assert jobs.finish(session, job, self.now)
 
-    def _arrive(self, header: Dataset, bundle_id: str | None) -> tuple[Path, Job]:
+    def arrive(self, header: Dataset, bundle_id: str | None = None) -> tuple[Path, Job]:
+        """An object arrives, and its score job is claimed."""
         path, receipt = write_to_spool(header, self.settings.store.spool)
         with self.store.begin() as session:
             exam = admit(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from sqlalchemy import update
 from starlette.testclient import TestClient
@@ -16,6 +17,7 @@ from qc_daemon.operations import accounts
 from qc_daemon.operations.shared import shared_store
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.acquisition.identities import identify_persons
+from qc_daemon.records.clock import utc_now
 from qc_daemon.records.received.receipts import exam_description
 from qc_daemon.records.tables import Exam
 from qc_daemon.settings import ReviewSettings
@@ -82,12 +84,30 @@ class WebSite:
         return client.post(path, data=data, headers={"Sec-Fetch-Site": "same-origin"})
 
 
+def noise(number: int, rows: int = 480, columns: int = 640) -> dict[str, Any]:
+    """Elements of an image with pixels, no two the same."""
+    pixels = np.random.default_rng(number).integers(0, 200, (rows, columns), dtype=np.uint8)
+    return {
+        "Rows": rows,
+        "Columns": columns,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+        "PixelData": pixels.tobytes(),
+    }
+
+
 @contextmanager
-def web_site(folder: Path) -> Iterator[WebSite]:
+def web_site(folder: Path, *, with_pixels: bool = False) -> Iterator[WebSite]:
     """Pages on a store with two exams, text of which is markup or a canary."""
     exam = ScoredExam(folder, ["sr"])
+    # Today's exams: the live board shows no others.
+    exam.now = utc_now()
     exam.settings.review = ReviewSettings(first_share=0.0, share=0.0, risk_share=0.0)
-    patients = (
+    patients: tuple[dict[str, Any], ...] = (
         {"PatientName": CANARY, "PatientID": "CANARY-1"},
         {"PatientName": f"{MARKUP}^Ann", "PatientID": MARKUP, "StudyInstanceUID": "1.2.9"},
     )
@@ -95,6 +115,8 @@ def web_site(folder: Path) -> Iterator[WebSite]:
         zip(UIDS, ("standard", "non-standard", "review"), strict=True)
     ):
         values = patients[number // 2] | {"SOPInstanceUID": uid}
+        if with_pixels:
+            values |= noise(number, 120, 160)
         exam.receive_image(ultrasound_header(**values), quality=quality)
     with exam.store.begin() as session:
         for exam_id, patient in enumerate(patients, 1):

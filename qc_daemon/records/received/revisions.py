@@ -196,6 +196,43 @@ def record_missing_overlay(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ContentOfImage:
+    """A content that came for an image; `content` says how its pixels relate to those before, None
+    while they are not read."""
+
+    number: int
+    state: RevisionState
+    content: Content | None
+    received_at: datetime
+    calling_ae: str
+
+
+def contents_of_image(session: Session, instance_id: int, exam_id: int) -> list[ContentOfImage]:
+    """The contents of the instance that belong to this exam, the first one first."""
+    rows = session.execute(
+        select(
+            Revision.number,
+            Revision.state,
+            Revision.content,
+            Revision.received_at,
+            Revision.calling_ae,
+        )
+        .where(Revision.instance_id == instance_id, Revision.exam_id == exam_id)
+        .order_by(Revision.number)
+    )
+    return [
+        ContentOfImage(
+            row.number,
+            RevisionState(row.state),
+            None if row.content is None else Content(row.content),
+            row.received_at,
+            row.calling_ae,
+        )
+        for row in rows
+    ]
+
+
 def quarantined_revisions(session: Session) -> list[QuarantinedRevision]:
     """All revisions in quarantine, in order of arrival."""
     rows = session.execute(

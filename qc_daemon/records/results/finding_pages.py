@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from qc_daemon.records.acquisition.acquisitions import (
     ANY_ACQUISITION,
@@ -100,6 +100,37 @@ def read(
         )
         for row, each in zip(rows, facts, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFrame:
+    """A frame of a cine as the models judged it; `probability` of a standard view is None for a
+    view that is not assessed."""
+
+    finding_id: int
+    frame: int
+    view: str
+    quality: str
+    probability: float | None
+
+
+def frames_of(session: Session, finding_id: int) -> list[ScoredFrame]:
+    """The findings of the same content, region and models, by frame."""
+    one = aliased(Finding)
+    rows = session.execute(
+        select(Finding.id, Finding.frame, Finding.view, Finding.quality, Finding.probability)
+        .join(
+            one,
+            and_(
+                one.revision_id == Finding.revision_id,
+                one.region == Finding.region,
+                one.model_id == Finding.model_id,
+            ),
+        )
+        .where(one.id == finding_id)
+        .order_by(Finding.frame)
+    )
+    return [ScoredFrame(*row) for row in rows]
 
 
 def _best(session: Session, ids: Sequence[int]) -> tuple[set[int], dict[int, int]]:

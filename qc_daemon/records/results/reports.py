@@ -217,3 +217,21 @@ def sr_destinations(session: Session, exam_id: int) -> list[str]:
             .order_by(JobRow.destination)
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRevision:
+    """A report of an exam: its number from 1, and when it was made."""
+
+    number: int
+    created_at: datetime
+
+
+def revisions_of_exam(session: Session, exam_id: int) -> list[ReportRevision]:
+    """The reports of the exam, the first one first."""
+    rows = session.execute(
+        select(ReportObjectRow.report_revision, ReportObjectRow.created_at)
+        .where(ReportObjectRow.exam_id == exam_id, ReportObjectRow.kind == ObjectKind.SR)
+        .order_by(ReportObjectRow.report_revision)
+    )
+    return [ReportRevision(*row) for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from detector.anatomy import View
@@ -137,6 +137,28 @@ def reported_outcomes(session: Session, finding_ids: Collection[int]) -> dict[in
     a blinded one is to follow, whose reader must not come upon them, or contradicts."""
     reported = {id: each.as_reported() for id, each in outcomes(session, finding_ids).items()}
     return {finding_id: state for finding_id, state in reported.items() if state.outcome}
+
+
+def waiting_for_second_reading(session: Session, limit: int, after: int) -> list[tuple[int, int]]:
+    """Of findings that a blinded reading was asked for, and that nobody has read since, the id of
+    the event that asked and the finding's, the longest waiting first; events above `after`."""
+    later = aliased(ReviewEvent)
+    is_answered = exists().where(
+        later.finding_id == ReviewEvent.finding_id,
+        later.number > ReviewEvent.number,
+        later.kind.in_((*READINGS, EventKind.DISPUTE, EventKind.RESOLVE)),
+    )
+    rows = session.execute(
+        select(ReviewEvent.id, ReviewEvent.finding_id)
+        .where(
+            ReviewEvent.id > after,
+            or_(ReviewEvent.kind == EventKind.DISPUTE, ReviewEvent.second_by.is_not(None)),
+            ~is_answered,
+        )
+        .order_by(ReviewEvent.id)
+        .limit(limit)
+    )
+    return [(row.id, row.finding_id) for row in rows]
 
 
 def find(session: Session, key: FindingKey) -> int | None:

@@ -10,7 +10,8 @@ from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import QCError
 from model.criteria.rules import RULES
-from qc_daemon.operations.account_reviews import allowed_verbs, say_review
+from qc_daemon.operations.account_reviews import ReviewVerb, allowed_verbs, say_review
+from qc_daemon.operations.exam_details import exam_details, image_contents, scored_frames
 from qc_daemon.operations.exams import exam_progress
 from qc_daemon.operations.finding_lists import (
     Entry,
@@ -25,11 +26,12 @@ from qc_daemon.operations.reviews import OUTCOMES
 from qc_daemon.records.tables import AccessAction
 from qc_daemon.review.reasons import REASONS
 from qc_daemon.review.state import VERDICTS
+from qc_daemon.settings import Settings
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
 from qc_daemon.web.context import context_of
 from qc_daemon.web.rendering import language_of, render
-from qc_daemon.web.words import criterion_topic, finding_line, finding_text
+from qc_daemon.web.words import criterion_topic, finding_line, finding_text, frame_points
 
 router = APIRouter(include_in_schema=False)
 _ID = 2**63 - 1
@@ -65,7 +67,7 @@ def _exam_page(
     settings = context.settings
     exam = read_exam(settings, principal, exam_id)
     entries = exam_entries(settings, principal, exam_id)
-    current = _choose(entries, finding_id)
+    current = _choose(settings, principal, exam_id, entries, finding_id)
     record_access(
         settings,
         principal,
@@ -79,6 +81,7 @@ def _exam_page(
         "lines": [finding_line(entry, Answers.ASKED_FOR) for entry in entries],
         "chosen": None,
         "progress": exam_progress(settings, exam_id),
+        "details": exam_details(settings, exam_id),
         "viewer": _viewer_link(settings.web.viewer, exam["study_instance_uid"]),
         "problem": problem,
         "form": form or {},
@@ -88,13 +91,23 @@ def _exam_page(
     return render(request, "exam.html", principal, values, 409 if problem else 200)
 
 
-def _choose(entries: Sequence[Entry], finding_id: int | None) -> Entry | None:
+def _choose(
+    settings: Settings,
+    principal: Principal,
+    exam_id: int,
+    entries: Sequence[Entry],
+    finding_id: int | None,
+) -> Entry | None:
     if finding_id is None:
         return entries[0] if entries else None
     for entry in entries:
         if entry.stored.finding_id == finding_id:
             return entry
-    raise NotVisibleError
+    # A frame of a cine that is not the best of its view.
+    entry = read_entry(settings, principal, finding_id)
+    if entry.stored.exam_id != exam_id:
+        raise NotVisibleError
+    return entry
 
 
 def _entry_values(request: Request, principal: Principal, entry: Entry) -> dict[str, Any]:
@@ -111,7 +124,11 @@ def _entry_values(request: Request, principal: Principal, entry: Entry) -> dict[
         if entry.is_hidden
         else finding_text(entry, language, settings.schedule.local_zone),
         "history": history,
-        "verbs": verbs,
+        "contents": image_contents(settings, entry),
+        "frames": frame_points(scored_frames(settings, entry)),
+        # A blinded reading has a page of its own, without the exam's other findings.
+        "verbs": [verb for verb in verbs if verb is not ReviewVerb.READ],
+        "may_read": ReviewVerb.READ in verbs,
         "views": list(View),
         "verdicts": VERDICTS,
         "reasons": REASONS,
@@ -191,3 +208,15 @@ def picture(
         raise NotVisibleError
     headers = {"cache-control": "private, no-store"}
     return Response(content, media_type="image/png", headers=headers)
+
+
+@router.get("/findings/{finding_id}/frame-time")
+def frame_time(
+    finding_id: int,
+    request: Request,
+    principal: Annotated[Principal, Depends(Access(Verb.SEE_PATIENTS))],
+) -> dict[str, float | None]:
+    """Milliseconds from a frame of the cine to the next, null where its header has none."""
+    context = context_of(request)
+    entry = read_entry(context.settings, principal, finding_id)
+    return {"milliseconds": context.pictures.frame_time(entry)}

@@ -29,6 +29,8 @@ def _home(principal: Principal) -> str:
         return "/worklist"
     if principal.may_see_findings:
         return "/exams"
+    if principal.may(Verb.SEE_BOARD):
+        return "/board"
     return "/operations" if principal.may(Verb.SEE_OPERATIONS) else "/account"
 
 

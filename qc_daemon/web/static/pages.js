@@ -1,4 +1,5 @@
-// Keys of the exam page: b boxes, j and k next and previous finding, r review. Pages work without.
+// Keys of the exam page: b boxes, j and k next and previous finding, p plays a
+// cine, r review. Pages work without.
 "use strict";
 
 function findingLink(step) {
@@ -11,6 +12,7 @@ const KEYS = {
   b: () => document.getElementById("boxes")?.click(),
   j: () => findingLink(1)?.click(),
   k: () => findingLink(-1)?.click(),
+  p: () => document.getElementById("play")?.click(),
   r: () => document.querySelector("#review input[type=radio]")?.focus(),
 };
 
