@@ -15,8 +15,8 @@ from detector.console import UsageError
 from model.bundle.bundle import MANIFEST, Bundle, locate
 from model.image_reference import ImageReference
 from model.spatialclip.network import VIEWS
+from training.bundling import make as bundle_make
 from training.bundling.make import (
-    REAL_PICTURES,
     CalibrationData,
     fit_view_threshold,
     make_bundle,
@@ -40,7 +40,7 @@ def test_out_of_fold_rows_replace_the_pictures_of_their_views() -> None:
 
 
 def test_a_few_real_pictures_are_no_evidence() -> None:
-    views = [View.NT] * REAL_PICTURES + [View.CRL] * (REAL_PICTURES - 1) + [View.OTHER] * 99
+    views = [View.NT] * FEW + [View.CRL] * (FEW - 1) + [View.OTHER] * 99
     assert real_views(views) == ["NT"]
 
 
@@ -55,10 +55,19 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {part: folder / part for part in ("detector", "describer", "spatialclip")}
 
 
+FEW = 8
+"""So many real pictures of a view are evidence in these tests: each is judged, which takes long."""
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_make, "REAL_PICTURES", FEW)
+
+
 @pytest.fixture(scope="module")
 def nt(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     out = tmp_path_factory.mktemp("nt")
-    return read_samples(write_dataset(out, REAL_PICTURES + 4, 77, (View.NT,), progress=False))
+    return read_samples(write_dataset(out, FEW + 1, 77, (View.NT,), progress=False))
 
 
 def make(
