@@ -17,6 +17,9 @@ command -v npm >/dev/null 2>&1 || need="$need npm"
   || need="$need pixelmed-apps default-jdk-headless"
 # promtool, which judges the alert rules.
 command -v promtool >/dev/null 2>&1 || need="$need prometheus"
+# Judges of what deploy/ has: units and scripts.
+command -v systemd-analyze >/dev/null 2>&1 || need="$need systemd"
+command -v shellcheck >/dev/null 2>&1 || need="$need shellcheck"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   apt-get update -qq

@@ -45,6 +45,7 @@ from qc_daemon.service.roles import (
     handle_signals,
 )
 from qc_daemon.service.settings_reload import SettingsReload
+from qc_daemon.service.systemd import SystemdNotifier
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock
 
@@ -319,6 +320,7 @@ class Supervisor:
         )
         counters.use(self.shared_counters, 0)
         self.machine_watch = MachineWatch(settings, store, clock)
+        self.systemd = SystemdNotifier.from_environment(os.environ)
         self._stop = threading.Event()
         self._at_once = threading.Event()
         self._reload_asked = threading.Event()
@@ -342,6 +344,7 @@ class Supervisor:
         try:
             while not self._stop.is_set() and status == DONE:
                 service.heartbeat()
+                self.systemd.update(self._processes)
                 if self._reload_asked.is_set():
                     self._reload_asked.clear()
                     self._reload(service)
@@ -362,7 +365,12 @@ class Supervisor:
 
     def _reload(self, service: metrics.Service) -> None:
         """Read the settings again and have every process take them up."""
-        if not self.reloading.read(self.config_path):
+        self.systemd.reloading()
+        try:
+            has_changed = self.reloading.read(self.config_path)
+        finally:
+            self.systemd.reloaded()
+        if not has_changed:
             return
         self.settings = self.reloading.settings
         log.configure_service(self.settings.observe.log_level)
@@ -507,6 +515,7 @@ class Supervisor:
         self.spool.sweep()
 
     def _stop_all(self) -> None:
+        self.systemd.stopping()
         for listener in self.listeners.values():
             listener.close()
         for child in self.children:
