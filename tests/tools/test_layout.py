@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.support.environment import ROOT
 
 TESTS = ROOT / "tests"
-NOT_A_ROOM = {"support", "interop", "faults"}
-"""Helpers, and tests that need the whole service: between real peers, and under faults."""
+NOT_A_ROOM = {"support", "interop", "faults", "deploy"}
+"""Helpers, tests that need the whole service (between real peers, and under faults), and those of
+deploy/, which is no Python."""
 PACKAGES = {"detector", "model", "training", "tools"}
 """Packages of their own; every other folder of tests is one of qc_daemon."""
 
