@@ -24,6 +24,7 @@ command -v shellcheck >/dev/null 2>&1 || need="$need shellcheck"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   apt-get update -qq
   # policy-rc.d: the packages' own servers must not start, the tests start theirs.
+  # shellcheck disable=SC2086  # A list of names.
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $need >/dev/null
 else
   echo "missing for the tests:$need (install with: sudo apt-get install$need)" >&2

@@ -27,7 +27,16 @@ def choose_device(name: str) -> "torch.device":
     """
     if not is_device_name(name):
         raise UsageError(f"there is no device {name[:40]}; give {NAMES}")
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise QCError(
+            ErrorCode.DEVICE_UNAVAILABLE,
+            "the models' libraries are not installed here: leave scoring (role work) to another"
+            " host, or install again without --no-models",
+        ) from None
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

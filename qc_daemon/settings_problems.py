@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 PREFIX = "QC_DAEMON_"
 _SEPARATOR = "__"
+CONFIG_VARIABLE = "QC_DAEMON_CONFIG"
+"""Names the settings file for commands that are not given one; it is no setting itself."""
 
 # Kubernetes names a service's addresses so to every container beside it; they are no settings.
 _SERVICE_LINK = re.compile(r"QC_DAEMON_(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_.*)?)?)")
@@ -69,7 +71,8 @@ def problems_of_environment(settings: type[BaseModel], environment: Mapping[str,
     variables = [PREFIX + _SEPARATOR.join(path).upper() for path in paths(settings)]
     lines = []
     for name in our_names:
-        if name in variables or _is_service_link(name, environment[names[name]]):
+        is_setting = name in variables or name == CONFIG_VARIABLE
+        if is_setting or _is_service_link(name, environment[names[name]]):
             continue
         suggestion = nearest(name, variables)
         lines.append(

@@ -290,6 +290,17 @@ def test_a_slip_in_the_environment_is_refused(
     assert hint in str(caught.value)
 
 
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QC_DAEMON_CONFIG", str(tmp_path / "one.toml"))
+    process = qc_daemon_here("queue", "list")
+    assert (process.returncode, process.stderr) == (
+        2,
+        f"error: settings file {tmp_path}/one.toml does not exist; see --config\n",
+    )
+    process = qc_daemon_here("queue", "list", "--config", tmp_path / "two.toml")
+    assert f"{tmp_path}/two.toml does not exist" in process.stderr
+
+
 def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QC_DAEMON_PORT", "tcp://10.0.0.1:104")
     monkeypatch.setenv("QC_DAEMON_PORT_104_TCP_ADDR", "10.0.0.1")

@@ -30,8 +30,9 @@ _HEAD = """# Settings
 
 Made from `qc_daemon/settings.py` by `make settings`; a test holds the two equal.
 
-The service reads one file of TOML (UTF-8), named with `--config` and called `qc-daemon.toml` in
-these documents, and the environment, which wins: `QC_DAEMON_SECTION__KEY`, as
+The service reads one file of TOML (UTF-8), named with `--config` or by `QC_DAEMON_CONFIG`
+and called `qc-daemon.toml` in these documents, and the environment, which wins:
+`QC_DAEMON_SECTION__KEY`, as
 `QC_DAEMON_RECEIVE__PORT=104` or `QC_DAEMON_RECEIVE__PRESSURE__SOFT_FREE_PERCENT=20`; lists as JSON,
 as `QC_DAEMON_DESTINATION='[{"name": "pacs", "port": 104}]'`. Without a file the defaults below
 hold, in `var/` of the folder that the command is started in. Relative paths resolve from the file's

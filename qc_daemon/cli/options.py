@@ -12,6 +12,7 @@ from detector import console
 from detector.plain_text import count_of, visible
 from qc_daemon.cli.output import FORMAT_HELP, TABLE_LIMIT, say
 from qc_daemon.settings import Settings, load
+from qc_daemon.settings_problems import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     from qc_daemon.operations.shared import Listing, Outcome
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="Settings file (TOML). Without it defaults count, files in ./var."
+        "--config",
+        "-c",
+        envvar=CONFIG_VARIABLE,
+        help="Settings file (TOML). Without it defaults count, files in ./var.",
     ),
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]

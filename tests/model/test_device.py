@@ -1,5 +1,7 @@
 """Devices by name: what is none is refused, what is absent is told in one line."""
 
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +55,10 @@ def test_a_device_that_fails_at_its_first_use_is_an_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "zeros", broken)
     with pytest.raises(QCError, match="cannot be used: CUDA error: out of memory; check"):
         choose_device("cuda")
+
+
+def test_a_host_without_the_models_libraries_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(QCError, match="not installed here: leave scoring") as caught:
+        choose_device("auto")
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
