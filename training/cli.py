@@ -1,7 +1,6 @@
 """`qc-model`: make phantoms, train, calibrate, evaluate. One verb, one function."""
 
 import json
-import math
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -28,7 +27,17 @@ from training.commands.distil import distil
 from training.commands.embed import embed, search
 from training.commands.explain import explain
 from training.commands.gestational_age import gestational_age
-from training.commands.options import typed_command
+from training.commands.options import (
+    MOST_SEED,
+    FetalPlanes,
+    Force,
+    Out,
+    PicturesAStep,
+    Resume,
+    Seed,
+    finite,
+    typed_command,
+)
 from training.commands.probe import classify, few_shot, probe
 from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
@@ -73,7 +82,6 @@ dual_branch.app.command("evaluate")(dual_branch_evaluation.evaluate)
 dual_branch.app.command("abstention")(dual_branch_evaluation.abstention)
 app.add_typer(dual_branch.app, name="dual-branch")
 
-MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()
 """Their values are the defaults of the options."""
 
@@ -100,13 +108,6 @@ _SCALE = Scale(_DETECTOR.scale)
 _BACKBONE = Backbone(_SPATIALCLIP.backbone)
 
 
-def _finite(value: float | None) -> float | None:
-    """The value; refuses nan and the infinities, which a comparison with a bound lets pass."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
-
-
 def _stride(value: int) -> int:
     if value % 32:
         raise typer.BadParameter(f"{value} is no multiple of 32, the coarsest stride.")
@@ -126,7 +127,6 @@ OriginOfSamples = Annotated[
     Origin | None,
     typer.Option("--origin", help="Origin of the JSON's samples that do not name theirs."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 FetusFramework = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Folder of the Fetus Framework data set."),
@@ -148,9 +148,6 @@ Start = Annotated[
     typer.Option(exists=True, file_okay=False, help="Folder of a trained one to begin with."),
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of a detector's training.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=MOST_SEED, help="Of all that is random: the same again.")
-]
 SeedOfDivision = Annotated[
     int,
     typer.Option(min=0, max=MOST_SEED, help="As in training: it names the groups held out."),
@@ -158,7 +155,7 @@ SeedOfDivision = Annotated[
 HeldOut = Annotated[
     float,
     typer.Option(
-        min=0, max=1, callback=_finite, help="Share of groups kept for validation, within 0 and 1."
+        min=0, max=1, callback=finite, help="Share of groups kept for validation, within 0 and 1."
     ),
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Its splits; repeatable.")]
@@ -166,7 +163,6 @@ Fold = Annotated[
     int | None,
     typer.Option(min=0, max=FOLDS - 1, help="Hold this fold of the real pictures out instead."),
 ]
-Out = Annotated[Path, typer.Option(help="Where the run goes.")]
 Hc18 = Annotated[
     Path | None,
     typer.Option(
@@ -181,21 +177,23 @@ HeadStructures = Annotated[
         help="Folder of heads with boxed falx and choroid plexus (boxes.csv).",
     ),
 ]
-FetalPlanes = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, file_okay=False, help="Folder of FETAL_PLANES_DB's planes (labels.csv)."
-    ),
-]
 Unlabelled = Annotated[
     float,
     typer.Option(
         min=0,
-        callback=_finite,
+        callback=finite,
         help="Pictures without a quality label an epoch, for each labelled real one; 0: all.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+DetectorSide = Annotated[
+    int,
+    typer.Option(
+        min=32,
+        max=4096,
+        callback=_stride,
+        help="Side of a detector's picture in pixels, a multiple of 32.",
+    ),
+]
 
 
 def main() -> None:
@@ -218,12 +216,9 @@ def train_detector(
     fetus_framework: FetusFramework = None,
     split: Splits = None,
     scale: Annotated[Scale, typer.Option(help="Size of YOLO11.")] = _SCALE,
-    size: Annotated[
-        int,
-        typer.Option(min=32, max=4096, callback=_stride, help="Side in pixels, a multiple of 32."),
-    ] = _DETECTOR.size,
+    size: DetectorSide = _DETECTOR.size,
     epochs: Epochs = _DETECTOR.epochs,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _DETECTOR.batch,
+    batch: PicturesAStep = _DETECTOR.batch,
     seed: Seed = _DETECTOR.seed,
     held_out: HeldOut = 0.1,
     fold: Fold = None,
@@ -245,7 +240,7 @@ def train_detector(
     lying: Annotated[
         float,
         typer.Option(
-            min=0, max=1, callback=_finite, help="How often a simulated head is turned to lie."
+            min=0, max=1, callback=finite, help="How often a simulated head is turned to lie."
         ),
     ] = _DETECTOR.lying_fraction,
     float32_head: Annotated[
@@ -254,7 +249,7 @@ def train_detector(
     simulated: Annotated[
         float,
         typer.Option(
-            min=0, callback=_finite, help="Simulated pictures an epoch, for each real one."
+            min=0, callback=finite, help="Simulated pictures an epoch, for each real one."
         ),
     ] = _DETECTOR.simulated_ratio,
     mirrored: Annotated[
@@ -360,17 +355,17 @@ def train_spatialclip(
     ] = _SPATIALCLIP.stages,
     start: Start = None,
     learning_rate: Annotated[
-        float, typer.Option(min=0, callback=_finite, help="Learning rate after the warm-up.")
+        float, typer.Option(min=0, callback=finite, help="Learning rate after the warm-up.")
     ] = _SPATIALCLIP.learning_rate,
     simulated: Annotated[
         float,
         typer.Option(
-            min=0, callback=_finite, help="Simulated pictures an epoch, for each real one; 0: all."
+            min=0, callback=finite, help="Simulated pictures an epoch, for each real one; 0: all."
         ),
     ] = _SPATIALCLIP.simulated_ratio,
     focal: Annotated[
         float,
-        typer.Option(min=0, callback=_finite, help="Exponent of the focal loss; 0: none."),
+        typer.Option(min=0, callback=finite, help="Exponent of the focal loss; 0: none."),
     ] = _SPATIALCLIP.focal_gamma,
     balanced: Annotated[
         bool, typer.Option(help="Weigh both classes alike.")
@@ -378,7 +373,7 @@ def train_spatialclip(
     ema: Annotated[
         float,
         typer.Option(
-            min=0, max=0.99999, callback=_finite, help="Decay of the weights' average; 0: none."
+            min=0, max=0.99999, callback=finite, help="Decay of the weights' average; 0: none."
         ),
     ] = _SPATIALCLIP.ema_decay,
     modality_dropout: Annotated[
@@ -386,7 +381,7 @@ def train_spatialclip(
         typer.Option(
             min=0,
             max=1 / 3,
-            callback=_finite,
+            callback=finite,
             help="How often each of picture, words and layout is hidden; at most a third.",
         ),
     ] = _SPATIALCLIP.modality_dropout,
@@ -402,7 +397,7 @@ def train_spatialclip(
     backbone_rate: Annotated[
         float,
         typer.Option(
-            min=0, callback=_finite, help="Times the learning rate, for the backbone; 0: frozen."
+            min=0, callback=finite, help="Times the learning rate, for the backbone; 0: frozen."
         ),
     ] = _SPATIALCLIP.backbone_rate,
     cached_augmentations: Annotated[
@@ -420,7 +415,7 @@ def train_spatialclip(
     clean_fraction: Annotated[
         float,
         typer.Option(
-            min=0, max=1, callback=_finite, help="Share of draws that show a picture as it is."
+            min=0, max=1, callback=finite, help="Share of draws that show a picture as it is."
         ),
     ] = _SPATIALCLIP.clean_fraction,
     sononet: Annotated[
@@ -571,15 +566,7 @@ def cross_validate(
     head_structures: HeadStructures = None,
     fetal_planes: FetalPlanes = None,
     unlabelled: Unlabelled = recipes.DETECTOR_FOLD.unlabelled_ratio,
-    detector_size: Annotated[
-        int,
-        typer.Option(
-            min=32,
-            max=4096,
-            callback=_stride,
-            help="Side of a detector's picture in pixels, a multiple of 32.",
-        ),
-    ] = recipes.DETECTOR_FOLD.size,
+    detector_size: DetectorSide = recipes.DETECTOR_FOLD.size,
     detector_epochs: Epochs = recipes.DETECTOR_FOLD.epochs,
     stages: Annotated[
         tuple[int, int, int],
@@ -706,7 +693,7 @@ def calibrate(
         typer.Option(
             min=0,
             max=1,
-            callback=_finite,
+            callback=finite,
             help="As in training, for the pictures of the data set; those of --samples are all"
             " taken.",
         ),
@@ -780,7 +767,7 @@ def evaluate(
         typer.Option(
             min=0,
             max=1,
-            callback=_finite,
+            callback=finite,
             help="As in training: only these groups of the data set. Default: all of it.",
         ),
     ] = None,

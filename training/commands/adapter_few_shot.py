@@ -17,6 +17,7 @@ from training.commands.options import (
     LearningRate,
     LeaveOut,
     Out,
+    PicturesAStep,
     Resume,
     Seed,
     SonoNetSide,
@@ -46,7 +47,7 @@ def few_shot(
         int, typer.Option(min=1, help="Draws of the patients in each of five folds.")
     ] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _RECIPE.batch,
+    batch: PicturesAStep = _RECIPE.batch,
     learning_rate: LearningRate = 1e-3,
     width: Annotated[int, typer.Option(min=1, help="Channels of the head.")] = 128,
     layers: Annotated[

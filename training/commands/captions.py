@@ -109,8 +109,8 @@ def train(
         )
     except SampleError as error:
         raise UsageError(str(error)) from None
-    learning, validating = divide_captions(pairs, validation, seed)
-    check_pairs(learning, validating, recipe)
+    training_part, validation_part = divide_captions(pairs, validation, seed)
+    check_pairs(training_part, validation_part, recipe)
     network = load_fetalclip(model, choose_device(device))
     encoder = TextEncoder.load(model, network.architecture)
     blocks = tuple(range(network.architecture.vision_layers))[-(last or 0) :]
@@ -118,8 +118,8 @@ def train(
     facts = tune_on_captions(
         network,
         encoder,
-        learning,
-        validating,
+        training_part,
+        validation_part,
         out,
         recipe,
         AdapterConfig(Kind(adapter.value), blocks),

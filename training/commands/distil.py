@@ -162,16 +162,16 @@ def distil(
     if captions:
         if leave_out:
             raise UsageError("--leave-out goes with --labels")
-        learning, validating = _read_captions(
+        training_part, validation_part = _read_captions(
             captions, file_column, caption_column, group_column, validation, seed
         )
     else:
         assert labels is not None
         assert prompts is not None
-        learning, validating = _read_classes(
+        training_part, validation_part = _read_classes(
             labels, prompts, label_column, group_column or "patient", leave_out, validation, seed
         )
-    check_pairs(learning, validating, recipe)
+    check_pairs(training_part, validation_part, recipe)
     target = choose_device(device)
     network = load_fetalclip(teacher, target)
     encoder = TextEncoder.load(teacher, network.architecture)
@@ -190,8 +190,8 @@ def distil(
         network,
         student,
         encoder,
-        learning,
-        validating,
+        training_part,
+        validation_part,
         out,
         recipe,
         teacher_sha256=file_sha256(teacher / WEIGHTS),

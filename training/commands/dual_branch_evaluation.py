@@ -126,42 +126,47 @@ def evaluate(
     names = _classes_of(model)
     try:
         dataset = read_sources(annotations, dicom, pictures, class_folders, fetal_planes, leave_out)
-        known = labelled.leave_out(dataset, unknown or (), "--unknown")
-        others = [plane for plane in dataset if plane.label in (unknown or ())]
-        labelled.check_labels(known, names)
+        test_planes = labelled.leave_out(dataset, unknown or (), "--unknown")
+        unknown_planes = [plane for plane in dataset if plane.label in (unknown or ())]
+        labelled.check_labels(test_planes, names)
         if len(model) == 1:
-            known = _part(known, part, held_out, fold, seed)
-        if not known:
+            test_planes = _part(test_planes, part, held_out, fold, seed)
+        if not test_planes:
             raise UsageError("no picture is left to judge on: give another --split, --fold or data")
         if len(model) > 1:
-            parts = runs.assign_judges(model, [plane.path for plane in known])
+            parts = runs.assign_judges(model, [plane.path for plane in test_planes])
         else:
             if not with_learnt:
-                runs.refuse_learnt(model[0], (plane.path for plane in known))
-            parts = [list(range(len(known)))]
+                runs.refuse_learnt(model[0], (plane.path for plane in test_planes))
+            parts = [list(range(len(test_planes)))]
     except SampleError as error:
         raise UsageError(str(error)) from None
-    probability = np.zeros((len(known), len(names)))
-    least = np.zeros(len(known))
-    rejected: list[bool] = []
+    probability = np.zeros((len(test_planes), len(names)))
+    least = np.zeros(len(test_planes))
+    is_rejected: list[bool] = []
     for folder, numbers in zip(model, parts, strict=True):
-        if not numbers and not others:
+        if not numbers and not unknown_planes:
             continue
         threshold = least_of(folder, least_probability)
         least[numbers] = threshold
-        answers = _predict(folder, [*(known[k] for k in numbers), *others], batch, target)
+        answers = _predict(
+            folder, [*(test_planes[k] for k in numbers), *unknown_planes], batch, target
+        )
         probability[numbers] = answers[: len(numbers)]
-        rejected += (answers[len(numbers) :].max(1) < threshold).tolist()
-    truth = [names.index(plane.label) for plane in known]
-    groups = [plane.group for plane in known]
+        is_rejected += (answers[len(numbers) :].max(1) < threshold).tolist()
+    truth = [names.index(plane.label) for plane in test_planes]
+    groups = [plane.group for plane in test_planes]
     figures = plane_metrics(probability, truth, names, groups)
     figures["with abstention"] = without_nan(
         abstention_metrics(probability, truth, names, groups, least)
     )
-    if others:
+    if unknown_planes:
         # Each model has judged each of them.
-        figures["unknown"] = {"pictures": len(others), "rejected": float(np.mean(rejected))}
-    figures |= {"data sha256": planes.planes_hash(known), "command": typed_command()}
+        figures["unknown"] = {
+            "pictures": len(unknown_planes),
+            "rejected": float(np.mean(is_rejected)),
+        }
+    figures |= {"data sha256": planes.planes_hash(test_planes), "command": typed_command()}
     print_plane_metrics(figures)
     print_abstention(figures)
     write_json(figures, out)
@@ -170,7 +175,7 @@ def evaluate(
     if roc is not None:
         draw_roc(probability, truth, names, roc)
     if predictions is not None:
-        _write_predictions(predictions, known, names, probability, least)
+        _write_predictions(predictions, test_planes, names, probability, least)
 
 
 def abstention(
@@ -221,14 +226,14 @@ def abstention(
         raise UsageError("no picture is left to fit on: give another --split, --held-out or data")
     if not with_learnt:
         runs.refuse_learnt(model, (plane.path for plane in dataset))
-    fitted = fit_abstention(
+    rule = fit_abstention(
         _predict(model, dataset, batch, target),
         [names.index(plane.label) for plane in dataset],
         [plane.group for plane in dataset],
         accuracy,
     )
-    save_abstention(model / runs.ABSTENTION, fitted)
-    typer.echo(json.dumps(fitted.to_json(), indent=1))
+    save_abstention(model / runs.ABSTENTION, rule)
+    typer.echo(json.dumps(rule.to_json(), indent=1))
 
 
 def _part(
@@ -275,8 +280,6 @@ def _write_predictions(
         writer.writerow(["file", "frame", "class", "predicted", "answered", *names])
         for plane, row, threshold in zip(dataset, probability, least, strict=True):
             shares = [f"{value:.6f}" for value in row]
-            answered = int(row.max() >= threshold)
-            predicted = names[int(row.argmax())]
-            writer.writerow(
-                [plane.path.name, plane.frame, plane.label, predicted, answered, *shares]
-            )
+            is_answered = int(row.max() >= threshold)
+            name = names[int(row.argmax())]
+            writer.writerow([plane.path.name, plane.frame, plane.label, name, is_answered, *shares])

@@ -127,13 +127,13 @@ def train(
     )
     target = choose_device(device)
     parts = _parts(frames, usable_column, usable, group_column, held_out, validation, seed)
-    learning, validating = (parts[name][:most] for name in ("train", "val"))
+    training_part, validation_part = (parts[name][:most] for name in ("train", "val"))
     try:
-        labelled.check_present(learning, CLASSES, "train")
-        labelled.check_present(validating, CLASSES, "val")
+        labelled.check_present(training_part, CLASSES, "train")
+        labelled.check_present(validation_part, CLASSES, "val")
     except SampleError as error:
         raise UsageError(str(error)) from None
-    check_parts(learning, validating, recipe.batch)
+    check_parts(training_part, validation_part, recipe.batch)
     network = _pooled_tower(tower, side)
     adapters = None
     if adapter is not AdapterName.NONE:
@@ -144,15 +144,15 @@ def train(
     facts = train_head(
         network.to(target),
         HeadConfig(Task.CLASSIFICATION, CLASSES, kind=HeadKind.POOLED),
-        learning,
-        validating,
+        training_part,
+        validation_part,
         out,
         recipe,
         adapters=adapters,
         resume=resume,
         command=typed_command(),
     )
-    threshold = _calibrate(out, tower, validating, batch, device)
+    threshold = _calibrate(out, tower, validation_part, batch, device)
     answer = {name: facts[name] for name in ("best epoch", "learnt parameters")}
     typer.echo(json.dumps(answer | {"validation": threshold}, indent=1))
 

@@ -37,6 +37,7 @@ from training.commands.options import (
     LeaveOut,
     Out,
     Patience,
+    PicturesAStep,
     Resume,
     RocFile,
     Seed,
@@ -110,7 +111,7 @@ def train(
         typer.Option(min=1, help="Learn from so many patients of each class only (few-shot)."),
     ] = None,
     epochs: Epochs = _RECIPE.epochs,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _RECIPE.batch,
+    batch: PicturesAStep = _RECIPE.batch,
     learning_rate: LearningRate = _RECIPE.learning_rate,
     patience: Patience = _RECIPE.patience,
     tune_tower: TuneTower = _RECIPE.tune_tower,
@@ -158,16 +159,16 @@ def train(
             if fold is None
             else labelled.divide_fold(pictures, fold, FOLDS, validation, seed)
         )
-        learning, validating = (parts[name][:most] for name in ("train", "val"))
+        training_part, validation_part = (parts[name][:most] for name in ("train", "val"))
         classes = class_names(task, pictures, hc18)
         if task is TaskName.CLASSIFICATION:
-            labelled.check_present(learning, classes, "train")
-            labelled.check_present(validating, classes, "val")
+            labelled.check_present(training_part, classes, "train")
+            labelled.check_present(validation_part, classes, "val")
         if shots is not None:
-            learning = labelled.draw_shots(learning, shots, seed)
+            training_part = labelled.draw_shots(training_part, shots, seed)
     except SampleError as error:
         raise UsageError(str(error)) from None
-    check_parts(learning, validating, recipe.batch)
+    check_parts(training_part, validation_part, recipe.batch)
     network = load_tower(tower, tuple(layers) if layers else None, side)
     begin_with = None if start is None else read_trained(start)
     adapters = None
@@ -180,8 +181,8 @@ def train(
     facts = train_head(
         network.to(target),
         HeadConfig(Task(task.value), classes, width),
-        learning,
-        validating,
+        training_part,
+        validation_part,
         out,
         recipe,
         adapters=adapters,

@@ -58,6 +58,7 @@ Validation = Annotated[
         min=0.01, max=0.9, callback=finite, help="Share of the other patients that validates."
     ),
 ]
+PicturesAStep = Annotated[int, typer.Option(min=1, help="Pictures a step.")]
 BatchOfPictures = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 WithLearnt = Annotated[
     bool,

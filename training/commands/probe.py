@@ -209,8 +209,8 @@ def _embedded(
     left_out = set(leave_out or ())
     _check_classes(left_out, {picture.label for picture in pictures}, "--leave-out")
     pictures = [picture for picture in pictures if picture.label not in left_out]
-    chosen = choose_device(device)
-    return [embed(load_tower(each, chosen), pictures, cache) for each in towers]
+    target = choose_device(device)
+    return [embed(load_tower(each, target), pictures, cache) for each in towers]
 
 
 def _check_classes(names: set[str], classes: set[str], option: str) -> None:

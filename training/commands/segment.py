@@ -135,13 +135,13 @@ def train(
             if fold is None
             else labelled.divide_fold(pictures, fold, FOLDS, validation, seed)
         )
-        learning, validating = (parts[name][:most] for name in ("train", "val"))
+        training_part, validation_part = (parts[name][:most] for name in ("train", "val"))
         if shots is not None:
-            learning = labelled.draw_shots(learning, shots, seed)
+            training_part = labelled.draw_shots(training_part, shots, seed)
         classes = class_names(TaskName.SEGMENTATION, pictures, hc18)
     except SampleError as error:
         raise UsageError(str(error)) from None
-    check_parts(learning, validating, recipe.batch)
+    check_parts(training_part, validation_part, recipe.batch)
     network = load_tower(tower)
     if not isinstance(network, ClipTower):
         raise UsageError("--tower: SonoNet has too few blocks for the decoder; give a CLIP folder")
@@ -156,8 +156,8 @@ def train(
     facts = train_head(
         network.to(target),
         config,
-        learning,
-        validating,
+        training_part,
+        validation_part,
         out,
         recipe,
         resume=resume,

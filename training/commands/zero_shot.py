@@ -122,14 +122,14 @@ def zero_shot(
     classes = read_prompts(prompts)
     require_classes(classes, reject_class or (), prompts.name)
     pictures: list[LabelledPicture] = []
-    others = set(unknown or ())
+    unknown_classes = set(unknown or ())
     if labels is None:
         files = list_pictures(paths or ())
     else:
         pictures = _labelled(labels, label_column, group_column, rename, leave_out)
-        _check_unknown(others, {picture.label for picture in pictures}, set(classes))
-        known = [picture.label for picture in pictures if picture.label not in others]
-        require_classes(classes, known, prompts.name)
+        labels_present = {picture.label for picture in pictures}
+        _check_unknown(unknown_classes, labels_present, set(classes))
+        require_classes(classes, sorted(labels_present - unknown_classes), prompts.name)
         files = [picture.path for picture in pictures]
         if not with_learnt:
             # A student of qc-model distil and tuned adapters say what they learnt from.
@@ -139,7 +139,7 @@ def zero_shot(
     answer = _classifier(model, classes, rule, device, adapters)
     records = answer_each(files, answer)
     if labels is not None:
-        _write_figures(pictures, records, others, figures)
+        _write_figures(pictures, records, unknown_classes, figures)
     write_records(records, COLUMNS, format, out)
 
 
@@ -218,21 +218,21 @@ def _write_figures(
     from training.data.labelled import group_key
     from training.evaluation.multiclass import REJECTED, multiclass_metrics
 
-    answered = [
+    pairs = [
         (picture, record)
         for picture, record in zip(pictures, records, strict=True)
         if "error" not in record
     ]
-    known = [pair for pair in answered if pair[0].label not in unknown]
-    if not known:
+    test_pairs = [pair for pair in pairs if pair[0].label not in unknown]
+    if not test_pairs:
         return
     result = multiclass_metrics(
-        [picture.label for picture, _ in known],
-        [record["label"] or REJECTED for _, record in known],
-        [group_key(picture.group) for picture, _ in known],
+        [picture.label for picture, _ in test_pairs],
+        [record["label"] or REJECTED for _, record in test_pairs],
+        [group_key(picture.group) for picture, _ in test_pairs],
     )
-    others = [pair for pair in answered if pair[0].label in unknown]
-    result["abstention"] = _abstention(known, others)
+    unknown_pairs = [pair for pair in pairs if pair[0].label in unknown]
+    result["abstention"] = _abstention(test_pairs, unknown_pairs)
     text = json.dumps(result, indent=1)
     if figures is None:
         typer.echo(text, err=True)
@@ -242,8 +242,8 @@ def _write_figures(
 
 
 def _abstention(
-    known: "list[tuple[LabelledPicture, dict[str, Any]]]",
-    unknown: "list[tuple[LabelledPicture, dict[str, Any]]]",
+    test_pairs: "list[tuple[LabelledPicture, dict[str, Any]]]",
+    unknown_pairs: "list[tuple[LabelledPicture, dict[str, Any]]]",
 ) -> dict[str, Any]:
     """What thresholds of cosine and probability are worth, each with the option that sets it."""
     import numpy as np
@@ -253,17 +253,18 @@ def _abstention(
     from training.features.abstention import abstention_figures
     from training.features.probe import FOLDS, folds_of
 
-    groups, other_groups = (
-        [group_key(picture.group) for picture, _ in pairs] for pairs in (known, unknown)
+    groups, unknown_groups = (
+        [group_key(picture.group) for picture, _ in pairs] for pairs in (test_pairs, unknown_pairs)
     )
-    right = np.array([record["closest"] == picture.label for picture, record in known])
+    right = np.array([record["closest"] == picture.label for picture, record in test_pairs])
     figures: dict[str, Any] = {}
     for name in ("cosine", "probability"):
-        scores, others = (
-            np.array([-record[name] for _, record in pairs]) for pairs in (known, unknown)
+        scores, unknown_scores = (
+            np.array([-record[name] for _, record in pairs])
+            for pairs in (test_pairs, unknown_pairs)
         )
         of_name = abstention_figures(
-            scores, right, groups, folds_of(groups, FOLDS, 0), others, other_groups
+            scores, right, groups, folds_of(groups, FOLDS, 0), unknown_scores, unknown_groups
         )
         for entry in of_name["at"]:
             entry[f"--min-{name}"] = -entry.pop("greatest score")
