@@ -18,15 +18,15 @@ from training.commands import (
     captions,
     dual_branch,
     dual_branch_evaluation,
-    fetalclip,
-    iqa,
     nextgen_uia,
-    segment,
 )
-from training.commands.distil import distil
 from training.commands.embed import embed, search
-from training.commands.explain import explain
-from training.commands.gestational_age import gestational_age
+from training.commands.fetalclip import app as fetalclip
+from training.commands.fetalclip import iqa, segment
+from training.commands.fetalclip.distil import distil
+from training.commands.fetalclip.explain import explain
+from training.commands.fetalclip.gestational_age import gestational_age
+from training.commands.fetalclip.zero_shot import zero_shot
 from training.commands.options import (
     MOST_SEED,
     FetalPlanes,
@@ -39,7 +39,6 @@ from training.commands.options import (
     typed_command,
 )
 from training.commands.probe import classify, few_shot, probe
-from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
 from training.phantom.command import phantom
 from training.phantom.history.command import history

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from detector.console import UsageError
 from model.device import NAMES
 from training.recipes import FOLDS
 
@@ -19,6 +20,17 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value
+
+
+def read_names(rename: list[str] | None) -> dict[str, str]:
+    """Pairs OLD=NEW of --rename. Raises UsageError."""
+    names = {}
+    for each in rename or ():
+        old, equals, new = each.partition("=")
+        if not (old and equals and new):
+            raise UsageError(f"--rename {each}: give OLD=NEW")
+        names[old] = new
+    return names
 
 
 def typed_command() -> str:

@@ -18,8 +18,8 @@ from training.commands.options import (
     LabelColumn,
     LeaveOut,
     Rename,
+    read_names,
 )
-from training.commands.zero_shot import read_names
 
 if TYPE_CHECKING:
     from training.features.embeddings import Embeddings

@@ -51,7 +51,7 @@ from training.recipes import FOLDS
 
 if TYPE_CHECKING:
     from model.nextgen_uia.network import AdaptedNetwork
-    from training.commands.gestational_age import Measurement
+    from training.commands.fetalclip.gestational_age import Measurement
 
 app = typer.Typer(
     no_args_is_help=True, help="FetalCLIP's decoder: masks on a frozen tower, and head sizes."
@@ -207,7 +207,7 @@ def measure(
     from model.device import choose_device
     from model.nextgen_uia.checkpoint import load_run
     from model.nextgen_uia.network import Task
-    from training.commands.gestational_age import Measurement, read_measurements
+    from training.commands.fetalclip.gestational_age import Measurement, read_measurements
     from training.data.labelled import list_pictures
 
     check_target(out, force=force)
@@ -250,7 +250,7 @@ def _measure(
     spacing: float | None,
     file: Path | None,
 ) -> dict[str, Any]:
-    from training.commands.gestational_age import header_spacing
+    from training.commands.fetalclip.gestational_age import header_spacing
     from training.data.labelled import read_first_frame
     from training.evaluation.segmentation import head_circumference_mm
     from training.train.nextgen_uia import segment_picture

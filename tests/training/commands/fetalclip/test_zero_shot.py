@@ -19,7 +19,7 @@ from model.nextgen_uia.checkpoint import save_trained, tower_sha256
 from model.nextgen_uia.network import ClipTower
 from tests.support.clips import write_clip
 from training.cli import app
-from training.commands.gestational_age import read_measurements
+from training.commands.fetalclip.gestational_age import read_measurements
 
 runner = CliRunner()
 TEMPLATE = "{weeks} weeks {day} days, {pixel_spacing} mm"

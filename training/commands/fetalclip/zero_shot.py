@@ -23,6 +23,7 @@ from training.commands.options import (
     LeaveOut,
     Rename,
     WithLearnt,
+    read_names,
 )
 
 if TYPE_CHECKING:
@@ -171,17 +172,6 @@ def _check_unknown(unknown: set[str], present: set[str], classes: set[str]) -> N
             )
         if name in classes:
             raise UsageError(f"--unknown {name}: it has prompts")
-
-
-def read_names(rename: list[str] | None) -> dict[str, str]:
-    """Pairs OLD=NEW of --rename. Raises UsageError."""
-    names = {}
-    for each in rename or ():
-        old, equals, new = each.partition("=")
-        if not (old and equals and new):
-            raise UsageError(f"--rename {each}: give OLD=NEW")
-        names[old] = new
-    return names
 
 
 def _classifier(model: Path, prompts: Any, rule: Any, device: str, adapters: Path | None) -> Any:

@@ -17,8 +17,8 @@ from training.commands.answers import (
     check_target,
     write_records,
 )
+from training.commands.fetalclip.zero_shot import ModelFolder
 from training.commands.options import Device, Spacing
-from training.commands.zero_shot import ModelFolder
 
 COLUMNS = ("source", "age", "days", "reason", "spacing_mm", "head_circumference_mm", "plausible")
 

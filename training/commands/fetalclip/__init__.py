@@ -1,0 +1,1 @@
+"""Commands of FetalCLIP: checkpoints, prompts, ages, maps, masks, usable frames, students."""
