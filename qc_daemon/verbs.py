@@ -17,6 +17,9 @@ class Verb(StrEnum):
     REVIEW = "review"
     DISPUTE = "dispute"
     SEE_OPERATIONS = "see-operations"
+    OPERATE = "operate"
+    MANAGE_IDENTITIES = "manage-identities"
+    ACTIVATE_MODELS = "activate-models"
     SEE_ACCESS = "see-access"
     MANAGE_ACCOUNTS = "manage-accounts"
 
@@ -29,6 +32,9 @@ VERB_WORDS: Mapping[Verb, str] = {
     Verb.REVIEW: "accept, override, read blinded and resolve",
     Verb.DISPUTE: "dispute a finding and remark on it",
     Verb.SEE_OPERATIONS: "queue, quarantine and destinations, without patients",
+    Verb.OPERATE: "retry, cancel, release and dismiss; approve and remove peers; audits",
+    Verb.MANAGE_IDENTITIES: "merge, split and rename persons and devices",
+    Verb.ACTIVATE_MODELS: "activate bundles and site calibrations",
     Verb.SEE_ACCESS: "who looked at whom",
     Verb.MANAGE_ACCOUNTS: "accounts and their sessions",
 }
@@ -37,8 +43,17 @@ VERB_WORDS: Mapping[Verb, str] = {
 DEFAULT_ROLES: Mapping[str, frozenset[Verb]] = {
     "administrator": frozenset({Verb.MANAGE_ACCOUNTS, Verb.SEE_ACCESS, Verb.SEE_OPERATIONS}),
     "sonographer": frozenset({Verb.SEE_OWN, Verb.SEE_PATIENTS, Verb.DISPUTE}),
-    "lead": frozenset({Verb.SEE_ALL, Verb.SEE_PATIENTS, Verb.REVIEW, Verb.DISPUTE}),
-    "engineer": frozenset({Verb.SEE_OPERATIONS}),
+    "lead": frozenset(
+        {
+            Verb.SEE_ALL,
+            Verb.SEE_PATIENTS,
+            Verb.REVIEW,
+            Verb.DISPUTE,
+            Verb.MANAGE_IDENTITIES,
+            Verb.ACTIVATE_MODELS,
+        }
+    ),
+    "engineer": frozenset({Verb.SEE_OPERATIONS, Verb.OPERATE}),
     "kiosk": frozenset({Verb.SEE_BOARD}),
     "auditor": frozenset({Verb.SEE_ALL, Verb.SEE_PATIENTS, Verb.SEE_ACCESS, Verb.SEE_OPERATIONS}),
 }

@@ -8,7 +8,17 @@ from qc_daemon.records.accounts import access_log
 from qc_daemon.records.accounts.access_log import AccessFilter
 from qc_daemon.settings import Settings
 
-ACCESS_COLUMNS = ("id", "at", "account", "token", "action", "exam_id", "finding", "address")
+ACCESS_COLUMNS = (
+    "id",
+    "at",
+    "account",
+    "token",
+    "action",
+    "exam_id",
+    "finding",
+    "subject",
+    "address",
+)
 
 
 def parse_access_filter(
@@ -41,5 +51,6 @@ def _row(row: Any) -> dict[str, Any]:
         "action": row.action,
         "exam_id": row.exam_id,
         "finding": row.finding_id,
+        "subject": row.subject,
         "address": row.address,
     }

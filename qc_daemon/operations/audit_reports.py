@@ -25,7 +25,7 @@ from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
 from qc_daemon.audit.reports.facts import PERSON, SITE, AuditFacts, Example, Subject
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
-from qc_daemon.audit.reports.sections import Composer
+from qc_daemon.audit.reports.sections import Composer, Link
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.catalogues import check_language
 from qc_daemon.language.right_to_left import is_printable
@@ -136,35 +136,13 @@ def make_report(
         return _of_exam(settings, store, target.value, format, chosen)
     if target.kind == BUNDLE:
         return _of_bundle(settings, store, target.value, period, format, chosen)
-    with store.read() as session:
-        id, name = _identify(session, target)
-        body = audits.read(session, None, **period.as_text())
-        devices = _names(session, IdentityKind.DEVICE)
-    if body is None:
-        raise QCError(
-            ErrorCode.STORAGE,
-            f"there is no audit{period.words}; see audit list, or make one with audit run",
-        )
-    audit = AuditFacts.from_json(body)
-    subject = _subject(audit, target.kind, id)
-    if subject is None:
-        # She exists, but has no picture in the audit's window: that is a report too.
-        subject = Subject(target.kind, id, 0, 0, ())
+    composer, body = load_composer(settings, store, target, period, chosen)
+    subject, created = composer.subject, created_at(composer)
     if format == "json":
-        return _as_json(target.kind, subject.id, name, body)
-    name = subject.name or name
-    if format == "pdf" and not is_printable(name):
+        return _as_json(target.kind, subject.id, composer.name, body)
+    if format == "pdf" and not is_printable(composer.name):
         # Fonts of some scripts are too large to come along.
-        name = subject.id
-    composer = Composer(
-        audit,
-        subject,
-        name,
-        _report_names(chosen, devices),
-        Wording(chosen),
-        _next_audit(settings, audit),
-    )
-    created = datetime.combine(audit.day, datetime.min.time(), UTC)
+        composer = replace(composer, name=subject.id)
     if target.kind != PERSON:
         return _write(place_report(composer, created), format)
     examples = [*subject.good[:MAX_EXAMPLES], *subject.instructive[:MAX_EXAMPLES]]
@@ -182,6 +160,49 @@ def make_report(
     return _write(document, format)
 
 
+def load_composer(
+    settings: Settings,
+    store: Store,
+    target: Target,
+    period: ReportPeriod,
+    language: str,
+    link: Link | None = None,
+) -> tuple[Composer, dict[str, Any]]:
+    """What writes the report of a person, device or site, and the audit that it is of.
+
+    Raises UsageError, QCError STORAGE as `make_report`.
+    """
+    with store.read() as session:
+        id, name = _identify(session, target)
+        body = audits.read(session, None, **period.as_text())
+        devices = identity_names(session, IdentityKind.DEVICE)
+    if body is None:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"there is no audit{period.words}; see audit list, or make one with audit run",
+        )
+    audit = AuditFacts.from_json(body)
+    subject = _subject(audit, target.kind, id)
+    if subject is None:
+        # She exists, but has no picture in the audit's window: that is a report too.
+        subject = Subject(target.kind, id, 0, 0, ())
+    composer = Composer(
+        audit,
+        subject,
+        subject.name or name,
+        report_names(language, devices),
+        Wording(language),
+        _next_audit(settings, audit),
+        link,
+    )
+    return composer, body
+
+
+def created_at(composer: Composer) -> datetime:
+    """The moment that a report says it was made: that of its audit."""
+    return datetime.combine(composer.audit.day, datetime.min.time(), UTC)
+
+
 def _of_bundle(
     settings: Settings,
     store: Store,
@@ -194,7 +215,7 @@ def _of_bundle(
     name = audits.shadow_name(read_model_id(bundle_folder(value)))
     with store.read() as session:
         content = audits.read(session, name, **period.as_text())
-        devices = _names(session, IdentityKind.DEVICE)
+        devices = identity_names(session, IdentityKind.DEVICE)
     if content is None:
         raise QCError(
             ErrorCode.STORAGE,
@@ -202,7 +223,7 @@ def _of_bundle(
         )
     if format == "json":
         return (json.dumps(content, ensure_ascii=False) + "\n").encode()
-    names, w = _report_names(language, devices), Wording(language)
+    names, w = report_names(language, devices), Wording(language)
     loaded = load_pictures(settings, store, content["largest"], language, is_spool_only=True)
     changes = {each["finding_id"]: each for each in content["changes"]}
     pictures = [
@@ -272,11 +293,13 @@ def _name(row: Any) -> str:
     return " ".join(filter(None, (row.model, row.station_name or row.serial_number))) or row.id
 
 
-def _names(session: Session, kind: IdentityKind) -> dict[str, str]:
+def identity_names(session: Session, kind: IdentityKind) -> dict[str, str]:
+    """What persons or devices are called, by id."""
     return {each.row.id: _name(each.row) for each in identities.every(session, kind)}
 
 
-def _report_names(language: str, devices: Mapping[str, str]) -> Names:
+def report_names(language: str, devices: Mapping[str, str]) -> Names:
+    """What views and devices are called in a report."""
     from qc_daemon.report.sr.codes import VIEWS
 
     w = Wording(language)
@@ -354,7 +377,7 @@ def _of_exam(settings: Settings, store: Store, value: str, format: str, language
     document = exam_report(
         facts,
         expected,
-        _report_names(language, {}),
+        report_names(language, {}),
         Wording(language),
         audit,
         [loaded[id] for id in good if id in loaded],
@@ -430,7 +453,7 @@ def _device(session: Session, revision_ids: Sequence[int]) -> str | None:
     if len(devices) != 1:
         return None
     (id,) = devices
-    return _names(session, IdentityKind.DEVICE).get(id)
+    return identity_names(session, IdentityKind.DEVICE).get(id)
 
 
 def _exam_json(exam: ExamFacts) -> dict[str, Any]:

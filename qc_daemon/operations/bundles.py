@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 from model.bundle.bundle import (
@@ -55,6 +56,14 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
                     "state": "active" if position == 0 else "was active",
                 }
     return [row | {"model_id": model_id} for model_id, row in rows.items()]
+
+
+def listed_bundle(settings: Settings, model_id: str) -> dict[str, Any]:
+    """The row of the bundle with this model id. Raises UsageError where none is listed."""
+    for row in list_bundles(settings):
+        if row["model_id"] == model_id:
+            return row
+    raise UsageError("no bundle that is listed has this model id")
 
 
 def show_bundle(name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from qc_daemon.operations.shared import (
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.listings import ALL, ANY_ID, IdChoice, Window
 from qc_daemon.records.tables import CommitmentState
 from qc_daemon.settings import Settings
 
@@ -27,13 +27,18 @@ COMMITMENT_COLUMNS = (
 )
 
 
-def list_commitments(settings: Settings, states: Sequence[str], window: Window = ALL) -> Listing:
+def list_commitments(
+    settings: Settings,
+    states: Sequence[str],
+    window: Window = ALL,
+    choice: IdChoice = ANY_ID,
+) -> Listing:
     """Storage commitment requests in the states, by default those not reported; the window is
     about when they were made."""
     chosen = parse_choices(CommitmentState, states, "--state")
     chosen = chosen or [state for state in CommitmentState if state != CommitmentState.REPORTED]
     with open_store(settings).read() as session:
-        rows, total = listings.commitments(session, chosen, window)
+        rows, total = listings.commitments(session, chosen, window, choice)
     return Listing(
         (
             {

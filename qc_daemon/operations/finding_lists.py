@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,11 +23,13 @@ from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.reviews import prepare
 from qc_daemon.operations.shared import open_store, parse_window
 from qc_daemon.records import listings
+from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ANY_ACQUISITION, AcquisitionFilter
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.results import finding_pages, rejections
 from qc_daemon.records.results.finding_pages import ANY_FINDING, Cursor, FindingChoice
 from qc_daemon.records.results.findings import StoredFinding
+from qc_daemon.records.tables import IdentityKind
 from qc_daemon.review.events import Draw
 from qc_daemon.review.state import ReviewState, ReviewStatus
 from qc_daemon.settings import Settings
@@ -51,13 +53,18 @@ class NotVisibleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of findings; empty or None: any. `states` are those of reviews."""
+    """What is asked of findings; empty or None: any. `states` are those of reviews; `days` those
+    that the images were made in, both included."""
 
     exam_filter: ExamFilter = _ANY_EXAM
     window: Window = ALL
     choice: FindingChoice = ANY_FINDING
     states: Sequence[ReviewStatus] = ()
     all_frames: bool = False
+    person: str | None = None
+    device: str | None = None
+    site: str | None = None
+    days: tuple[date, date] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,11 @@ def parse_question(
     since: str | None = None,
     until: str | None = None,
     all_frames: bool = False,
+    person: str = "",
+    device: str = "",
+    site: str = "",
+    made_from: str = "",
+    made_to: str = "",
 ) -> Question:
     """The question that a URL asks. Raises UsageError."""
     codes = [_require(view.upper(), [each.value for each in View], "view") for view in views]
@@ -104,7 +116,28 @@ def parse_question(
         FindingChoice(codes, labels),
         statuses,
         all_frames,
+        person or None,
+        device or None,
+        site.strip() or None,
+        _parse_days(made_from, made_to),
     )
+
+
+_FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(9000, 1, 1)
+
+
+def _parse_days(first: str, last: str) -> tuple[date, date] | None:
+    """Days from the first to the last, both included; None where neither is given."""
+    if not first and not last:
+        return None
+    try:
+        start = date.fromisoformat(first) if first else _FIRST_DAY
+        end = date.fromisoformat(last) if last else _LAST_DAY
+    except ValueError:
+        raise UsageError("made_from, made_to: give days as 2026-11-28") from None
+    if not _FIRST_DAY <= start <= end <= _LAST_DAY:
+        raise UsageError("made_to: give a day not before made_from")
+    return start, end
 
 
 def _require(value: str, choices: Sequence[str], name: str) -> str:
@@ -158,9 +191,26 @@ def _read(
         after=after,
         exam_filter=question.exam_filter,
         window=question.window,
-        acquisition_filter=scope_of(session, principal),
+        acquisition_filter=_images(session, principal, question),
         choice=question.choice,
     )
+
+
+def _images(session: Session, principal: Principal, question: Question) -> AcquisitionFilter:
+    """The images that are asked for, of those that the account may see. A person or device that
+    there is not has none."""
+    persons = scope_of(session, principal).persons
+    if question.person is not None:
+        asked = _members(session, IdentityKind.PERSON, question.person)
+        persons = asked if persons is None else persons & asked
+    devices = None
+    if question.device is not None:
+        devices = _members(session, IdentityKind.DEVICE, question.device)
+    return AcquisitionFilter(persons, devices, question.site, question.days)
+
+
+def _members(session: Session, kind: IdentityKind, id: str) -> frozenset[str]:
+    return frozenset(identities.members(session, kind, id) or ())
 
 
 def _entries(

@@ -183,9 +183,11 @@ def record_access(
     *,
     exam_id: int | None = None,
     finding_id: int | None = None,
+    subject: str | None = None,
     clock: Clock = utc_now,
 ) -> None:
-    """Record that the account did or saw this."""
+    """Record that the account did or saw this; `subject` is what it changed, or the id of the
+    person whose report it read."""
     with open_store(settings).begin() as session:
         access_log.append(
             session,
@@ -196,4 +198,5 @@ def record_access(
             token_id=principal.token_id,
             exam_id=exam_id,
             finding_id=finding_id,
+            subject=subject,
         )

@@ -14,7 +14,7 @@ from qc_daemon.operations.shared import (
 )
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.listings import ALL, ANY_ID, IdChoice, Window
 from qc_daemon.records.received import revisions
 from qc_daemon.settings import Settings
 
@@ -42,13 +42,16 @@ def list_quarantined(
     settings: Settings,
     codes: Sequence[str] = (),
     window: Window = ALL,
+    choice: IdChoice = ANY_ID,
     *,
     with_dismissed: bool = False,
 ) -> Listing:
     """Objects that could not be scored, newest last; the window is about since when."""
     chosen = parse_choices(ErrorCode, codes, "--code")
     with open_store(settings).read() as session:
-        rows, total = listings.quarantined(session, chosen, window, with_dismissed=with_dismissed)
+        rows, total = listings.quarantined(
+            session, chosen, window, choice, with_dismissed=with_dismissed
+        )
     return Listing(
         (
             {

@@ -20,7 +20,7 @@ from qc_daemon.operations.shared import (
 )
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.listings import ALL, ANY_ID, IdChoice, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.order import Wait, waits
 from qc_daemon.records.results.destinations import condition, has_jobs
@@ -74,6 +74,7 @@ def list_jobs(
     kinds: Sequence[str] = (),
     destinations: Sequence[str] = (),
     window: Window = ALL,
+    choice: IdChoice = ANY_ID,
 ) -> Listing:
     """Jobs in the states, by default those not done; the window is about when they were made.
 
@@ -83,7 +84,7 @@ def list_jobs(
     of_kinds = parse_choices(JobKind, kinds, "--kind")
     with open_store(settings).read() as session:
         _require_known(settings, session, destinations)
-        rows, total = listings.jobs(session, chosen_states, of_kinds, destinations, window)
+        rows, total = listings.jobs(session, chosen_states, of_kinds, destinations, window, choice)
         waiting = waits(session, [job.id for job in rows if job.state == JobState.READY])
     return Listing(
         (

@@ -3,7 +3,7 @@
 Each function returns the rows of one page and how many rows match in all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -55,18 +55,39 @@ class Window:
 ALL = Window()
 
 
+@dataclass(frozen=True, slots=True)
+class IdChoice:
+    """Which rows: those with these ids (None: any) above `after`, where a page before ended."""
+
+    ids: Collection[int] | None = None
+    after: int = 0
+
+    def where(
+        self, chosen: Select[*tuple[Any, ...]], id: InstrumentedAttribute[int]
+    ) -> Select[*tuple[Any, ...]]:
+        """The statement, for these ids."""
+        if self.ids is not None:
+            chosen = chosen.where(id.in_(self.ids))
+        return chosen.where(id > self.after) if self.after else chosen
+
+
+ANY_ID = IdChoice()
+
+
 def jobs(
     session: Session,
     states: Sequence[JobState],
     kinds: Sequence[JobKind] = (),
     destinations: Sequence[str] = (),
     window: Window = ALL,
+    choice: IdChoice = ANY_ID,
 ) -> tuple[Rows, int]:
     """Jobs in these states, oldest first, each with the UIDs of its study and object.
 
     The window is about when a job was made. Without kinds or destinations, of any.
     """
     chosen = window.where(select(JobRow.id).where(JobRow.state.in_(states)), JobRow.created_at)
+    chosen = choice.where(chosen, JobRow.id)
     if kinds:
         chosen = chosen.where(JobRow.kind.in_(kinds))
     if destinations:
@@ -115,13 +136,17 @@ def commitment_states(session: Session, ids: Sequence[int]) -> dict[int, str]:
 
 
 def commitments(
-    session: Session, states: Sequence[CommitmentState], window: Window = ALL
+    session: Session,
+    states: Sequence[CommitmentState],
+    window: Window = ALL,
+    choice: IdChoice = ANY_ID,
 ) -> tuple[Rows, int]:
     """Storage commitment requests in these states, oldest first; the window: when requested."""
     chosen = window.where(
         select(*Commitment.__table__.c).where(Commitment.state.in_(states)),
         Commitment.requested_at,
     )
+    chosen = choice.where(chosen, Commitment.id)
     rows = session.execute(chosen.order_by(Commitment.id).limit(window.limit)).all()
     return rows, _total(session, chosen, rows, window)
 
@@ -130,6 +155,7 @@ def quarantined(
     session: Session,
     codes: Sequence[str] = (),
     window: Window = ALL,
+    choice: IdChoice = ANY_ID,
     *,
     with_dismissed: bool = False,
 ) -> tuple[Rows, int]:
@@ -145,11 +171,12 @@ def quarantined(
     chosen = window.where(
         chosen.where(Revision.state == RevisionState.QUARANTINED), Revision.reason_at
     )
+    chosen = choice.where(chosen, Revision.id)
     if not with_dismissed:
         chosen = chosen.where(Revision.dismissed_at.is_(None))
     if codes:
         chosen = chosen.where(Revision.reason_code.in_(codes))
-    ordered = chosen.order_by(Revision.received_at, Revision.id)
+    ordered = chosen.order_by(Revision.id)
     rows = session.execute(ordered.limit(window.limit)).all()
     return rows, _total(session, chosen, rows, window)
 

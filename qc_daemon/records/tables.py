@@ -242,6 +242,8 @@ class AccessAction(StrEnum):
     EXPORT = "export"
     REVIEW = "review"
     ACCESS_LOG = "access-log"
+    REPORT = "report"
+    CHANGE = "change"
 
 
 Key = BigInteger().with_variant(Integer(), "sqlite")
@@ -1126,7 +1128,8 @@ class ApiTokenRow(Base):
 
 class AccessRow(Base):
     """Who did or saw what by the pages and the API: only added to. `account_id` is NULL for a
-    refused log-in by a name that there is not; `token_id` is set for a program's."""
+    refused log-in by a name that there is not; `token_id` is set for a program's. `subject` is what
+    was changed, or the id of the person whose report was read."""
 
     __tablename__ = "access_log"
     __table_args__ = (
@@ -1134,6 +1137,7 @@ class AccessRow(Base):
         Index(None, "at"),
         Index(None, "account_id", "id"),
         Index(None, "exam_id", "id"),
+        Index(None, "subject", "id"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -1144,3 +1148,32 @@ class AccessRow(Base):
     exam_id: Mapped[int | None] = mapped_column(ForeignKey("exam.id"))
     finding_id: Mapped[int | None] = mapped_column(ForeignKey("finding.id"))
     address: Mapped[str]
+    subject: Mapped[str | None]
+
+
+class SavedViewRow(Base):
+    """Filters of the worklist that an account keeps under a name, as the query of their URL."""
+
+    __tablename__ = "saved_view"
+    __table_args__ = (UniqueConstraint("account_id", "name"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    name: Mapped[str]
+    query: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class ApiAnswerRow(Base):
+    """What a write with an Idempotency-Key was answered, given again for a while; `answer` is NULL
+    while the first one is at work."""
+
+    __tablename__ = "api_answer"
+    __table_args__ = (UniqueConstraint("account_id", "key"), Index(None, "at"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    key: Mapped[str]
+    request_sha256: Mapped[str]
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    at: Mapped[datetime]

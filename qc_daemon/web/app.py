@@ -16,8 +16,13 @@ from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.web import static_files
 from qc_daemon.web.access import require_access
+from qc_daemon.web.api import audits as audits_api
 from qc_daemon.web.api import exams as exams_api
 from qc_daemon.web.api import findings as findings_api
+from qc_daemon.web.api import models as models_api
+from qc_daemon.web.api import operations as operations_api
+from qc_daemon.web.api import people as people_api
+from qc_daemon.web.api.shared import Problem
 from qc_daemon.web.board_feed import BoardFeed
 from qc_daemon.web.context import WebContext
 from qc_daemon.web.errors import add_handlers
@@ -26,25 +31,37 @@ from qc_daemon.web.middleware import SameSite, SecurityHeaders
 from qc_daemon.web.pages import (
     access_log,
     account,
+    audits,
     board,
+    changes,
     exam,
     login,
+    models,
     operations,
+    queues,
     second_readings,
     worklist,
+    worklist_actions,
 )
 
 _PAGES = (
     login,
     board,
     worklist,
+    worklist_actions,
     second_readings,
     exam,
     account,
     access_log,
+    audits,
     operations,
+    queues,
+    changes,
+    # After `/models/confirm`.
+    models,
     static_files,
 )
+_API = (findings_api, exams_api, people_api, audits_api, models_api, operations_api)
 
 
 def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> FastAPI:
@@ -74,11 +91,24 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
         BoardFeed(settings, clock),
     )
     # Put in as they are: an included router would hide its routes from the check below.
-    for module in (*_PAGES, findings_api, exams_api):
+    for module in (*_PAGES, *_API):
         app.router.routes += module.router.routes
     add_handlers(app)
     require_access(routes_of(app))
+    app.openapi = lambda: _describe_api(app)  # type: ignore[method-assign]
     return app
+
+
+def _describe_api(app: FastAPI) -> dict[str, Any]:
+    """The API as OpenAPI has it, with its problem details and how a program says who it is."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"token": []}]
+    assert app.openapi_schema is not None
+    return app.openapi_schema
 
 
 def routes_of(app: ASGIApp) -> Iterator[tuple[str, Any]]:

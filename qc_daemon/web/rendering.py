@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, StreamingResponse
 
 from qc_daemon.language.catalogues import ENGLISH, LANGUAGES
 from qc_daemon.language.wording import Wording
@@ -46,6 +46,24 @@ def render_text(
     values: Mapping[str, Any] | None = None,
 ) -> str:
     """The template's text, as `render`."""
+    page = _ENVIRONMENT.get_template(template)
+    return page.render(_page_values(request, principal), **(values or {}))
+
+
+def render_stream(
+    request: Request,
+    template: str,
+    principal: Principal | None,
+    values: Mapping[str, Any] | None = None,
+) -> StreamingResponse:
+    """The page piece by piece, as its values come: for what takes long."""
+    page = _ENVIRONMENT.get_template(template)
+    pieces = page.generate(_page_values(request, principal), **(values or {}))
+    return StreamingResponse(pieces, media_type="text/html; charset=utf-8")
+
+
+def _page_values(request: Request, principal: Principal | None) -> dict[str, Any]:
+    """What templates of every page have."""
     context = context_of(request)
     wording = Wording(language_of(request, principal))
     zone = context.settings.schedule.local_zone
@@ -57,25 +75,24 @@ def render_text(
         at = datetime.fromisoformat(value) if isinstance(value, str) else value
         return f"{at.astimezone(zone):%Y-%m-%d %H:%M}" if at.tzinfo else f"{at:%Y-%m-%d %H:%M}"
 
-    return _ENVIRONMENT.get_template(template).render(
-        gettext=wording.gettext,
-        ngettext=wording.ngettext,
-        wording=wording,
-        language=wording.language,
-        languages=LANGUAGES,
-        principal=principal,
-        may=_may(principal),
-        Verb=Verb,
-        moment=moment,
-        zone=str(zone),
-        url=build_url,
-        path=request.url.path,
-        here=_here(request),
-        static=_static,
-        words=page_words,
-        has_htmx=static_files.HTMX.is_file(),
-        **(values or {}),
-    )
+    return {
+        "gettext": wording.gettext,
+        "ngettext": wording.ngettext,
+        "wording": wording,
+        "language": wording.language,
+        "languages": LANGUAGES,
+        "principal": principal,
+        "may": _may(principal),
+        "Verb": Verb,
+        "moment": moment,
+        "zone": str(zone),
+        "url": build_url,
+        "path": request.url.path,
+        "here": _here(request),
+        "static": _static,
+        "words": page_words,
+        "has_htmx": static_files.HTMX.is_file(),
+    }
 
 
 def _static(name: str) -> str:

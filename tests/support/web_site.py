@@ -44,6 +44,8 @@ class WebSite:
     app: FastAPI
     clients: dict[str, TestClient] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+    """Ids of persons and devices, by names of tests' own."""
 
     def visitor(self) -> TestClient:
         """A browser without a session."""
@@ -139,7 +141,7 @@ def web_site(folder: Path, *, with_pixels: bool = False) -> Iterator[WebSite]:
     with shared_store(exam.settings) as store:
         app = create_app(exam.settings, store)
         try:
-            yield WebSite(exam, app)
+            yield WebSite(exam, app, numbers={"jane": persons[JANE], "ada": persons[ADA]})
         finally:
             app.state.context.pictures.close()
             exam.store.close()

@@ -45,10 +45,15 @@ _ENVIRONMENT = Environment(
 def report_html(document: Document) -> str:
     """The report; pictures, charts and style are inside, and its own policy forbids it to load
     anything. The same document makes the same text."""
-    blocks = [(_KINDS[type(block)], block) for block in document.blocks]
+    blocks = [(block_kind(block), block) for block in document.blocks]
     return _ENVIRONMENT.get_template("report.html").render(
         document=document, blocks=blocks, svg=_svg, data_uri=_data_uri
     )
+
+
+def block_kind(block: Block) -> str:
+    """What templates call a block of this type."""
+    return _KINDS[type(block)]
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:

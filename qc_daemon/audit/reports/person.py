@@ -15,8 +15,11 @@ def person_report(
     instructive: Sequence[Picture] = (),
     example: int | None = None,
     left_out: int = 0,
+    *,
+    has_examples: bool = True,
 ) -> Document:
-    """What the audit says of the person, with up to three good and three instructive pictures.
+    """What the audit says of the person, with up to three good and three instructive pictures,
+    unless they are shown elsewhere.
 
     `example` is the number of a finding, for the command that disputes it; `left_out` is how many
     pictures may not be shown.
@@ -37,7 +40,8 @@ def person_report(
         blocks += [Heading(w.gettext("Other numbers")), composer.values(general)]
     blocks += composer.views()
     blocks += composer.nuchal()
-    blocks += composer.examples(good, instructive, left_out)
+    if has_examples:
+        blocks += composer.examples(good, instructive, left_out)
     blocks += composer.agreement()
     blocks += composer.dispute(example)
     blocks += composer.method()

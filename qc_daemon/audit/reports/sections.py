@@ -1,9 +1,9 @@
 """The sections that reports share: trend, devices, others, views, criteria, agreement, method."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from itertools import takewhile
 
 from model.criteria.faults import capitalise
@@ -58,9 +58,14 @@ _LEAST_Q = 0.001
 """The audit's power is the chance to call a share that is worse than the benchmark by this."""
 
 
+Link = Callable[[date, date], str]
+"""Where a point leads, by the first and the last day of its period."""
+
+
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """Makes blocks of what an audit says of a subject, in one language."""
+    """Makes blocks of what an audit says of a subject, in one language. Points lead to their row in
+    the table of numbers, or where `link` says."""
 
     audit: AuditFacts
     subject: Subject
@@ -68,6 +73,7 @@ class Composer:
     names: Names
     w: Wording
     next_audit: date | None = None
+    link: Link | None = None
 
     def measure(self, name: str) -> Measure | None:
         """The subject's measure; None where it has none or no pictures."""
@@ -201,7 +207,7 @@ class Composer:
                 period.rules,
                 period.x,
                 period.n if period.x is not None else None,
-                f"#{chart_name}-{index}",
+                self._href(chart_name, index, period.start, period.end),
             )
             for index, period in enumerate(periods)
         ]
@@ -211,7 +217,12 @@ class Composer:
             yield Paragraph(self._points_words(own, is_share=is_share), is_small=True)
         if measure.cusum is not None and measure.is_judged:
             sums = [
-                SumPoint(day, upper, lower, f"#{chart_name}-cusum-{index}")
+                SumPoint(
+                    day,
+                    upper,
+                    lower,
+                    self._href(f"{chart_name}-cusum", index, day, day + timedelta(days=6)),
+                )
                 for index, (day, upper, lower) in enumerate(measure.cusum.sums)
             ]
             cusum_title = w.gettext("{title}: small steady changes (CUSUM)").format(title=title)
@@ -219,6 +230,9 @@ class Composer:
                 f"{chart_name}-cusum",
                 cusum_chart(sums, measure.cusum.limit, self.events(), cusum_title, w),
             )
+
+    def _href(self, chart_name: str, index: int, first: date, last: date) -> str:
+        return f"#{chart_name}-{index}" if self.link is None else self.link(first, last)
 
     def _points_words(self, own: facts.OwnTrend, *, is_share: bool) -> str:
         """Of how long and how much each point is."""
@@ -592,6 +606,9 @@ class Composer:
                 centre,
                 None if centre is None else centre - (month.value - month.low),
                 None if centre is None else centre + (month.high - month.value),
+                href=""
+                if self.link is None
+                else self.link(month.day, month.day + timedelta(days=27)),
             )
             for month in drift.months
         ]

@@ -1,6 +1,6 @@
 """Who did or saw what: rows that are only added."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,16 +10,20 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records.tables import AccessAction, AccessRow, AccountRow, ApiTokenRow
 
+MAX_SUBJECT_LETTERS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class AccessFilter:
-    """Which rows; None: any. `before` is the id that a page before ended with."""
+    """Which rows; None: any. `before` is the id that a page before ended with; `subjects` are ids
+    of persons, whose reports were read."""
 
     account: str | None = None
     exam_id: int | None = None
     since: datetime | None = None
     until: datetime | None = None
     before: int | None = None
+    subjects: Collection[str] | None = None
 
 
 def append(
@@ -32,6 +36,7 @@ def append(
     token_id: int | None = None,
     exam_id: int | None = None,
     finding_id: int | None = None,
+    subject: str | None = None,
 ) -> None:
     """Add a row."""
     row = AccessRow(
@@ -42,6 +47,7 @@ def append(
         exam_id=exam_id,
         finding_id=finding_id,
         address=address,
+        subject=None if subject is None else subject[:MAX_SUBJECT_LETTERS],
     )
     session.add(row)
 
@@ -67,6 +73,8 @@ def listing(session: Session, chosen: AccessFilter, limit: int | None) -> Sequen
         statement = statement.where(AccessRow.at >= chosen.since)
     if chosen.until is not None:
         statement = statement.where(AccessRow.at < chosen.until)
+    if chosen.subjects is not None:
+        statement = statement.where(AccessRow.subject.in_(chosen.subjects))
     if chosen.before is not None:
         statement = statement.where(AccessRow.id < chosen.before)
     return session.execute(statement).all()

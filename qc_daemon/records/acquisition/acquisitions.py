@@ -2,10 +2,21 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, exists, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from model.site.names import UNNAMED, site_key, site_of
@@ -156,12 +167,14 @@ class AcquisitionFilter:
 
     `persons` and `devices` are ids as stored, aliases among them: `identities.members` gives them.
     Case, accents and punctuation of the name of a site do not count; `unnamed` are images that name
-    none.
+    none. `days`: made from the first of these days to the last, as audits count them: an image
+    whose time is not known by its receipt (UTC).
     """
 
     persons: frozenset[str] | None = None
     devices: frozenset[str] | None = None
     site: str | None = None
+    days: tuple[date, date] | None = None
 
     def where(self, chosen: Select[Any]) -> Select[Any]:
         """The statement, joined with `AcquisitionRow`, of these images only."""
@@ -178,7 +191,17 @@ class AcquisitionFilter:
             if site_of(self.site) == UNNAMED:
                 is_of_site = or_(is_of_site, AcquisitionRow.site.is_(None))
             chosen = chosen.where(is_of_site)
+        if self.days is not None:
+            chosen = chosen.where(_is_made_in(*self.days))
         return chosen
+
+
+def _is_made_in(first: date, last: date) -> ColumnElement[bool]:
+    start = datetime(first.year, first.month, first.day, tzinfo=UTC)
+    end = start + (last - first + timedelta(days=1))
+    made, received = AcquisitionRow.acquired, Revision.received_at
+    by_receipt = and_(made.is_(None), received >= start, received < end)
+    return or_(and_(made >= first.isoformat(), made < end.date().isoformat()), by_receipt)
 
 
 ANY_ACQUISITION = AcquisitionFilter()

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from qc_daemon.operations.finding_lists import list_visible_exams, read_exam
@@ -11,11 +11,10 @@ from qc_daemon.operations.principals import Principal
 from qc_daemon.records.listings import ExamFilter
 from qc_daemon.records.tables import ExamState
 from qc_daemon.web.access import Access
-from qc_daemon.web.api.findings import ERRORS, Limit, Sees
+from qc_daemon.web.api.shared import ERRORS, Id, Limit, Sees
 from qc_daemon.web.context import context_of
 
 router = APIRouter(prefix="/api/v1", tags=["exams"])
-_LARGEST = 2**63 - 1
 
 
 class ExamPage(BaseModel):
@@ -57,7 +56,7 @@ def exams(
 def exam(
     request: Request,
     principal: Sees,
-    exam_id: Annotated[int, Path(ge=1, le=_LARGEST, description="as in a list")],
+    exam_id: Id,
 ) -> dict[str, Any]:
     """An exam."""
     return read_exam(context_of(request).settings, principal, exam_id)

@@ -2,15 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.operations.account_reviews import ReviewVerb, say_review
 from qc_daemon.operations.finding_lists import (
-    MAX_PAGE,
     entry_json,
     list_entries,
     parse_question,
@@ -21,24 +20,10 @@ from qc_daemon.operations.review_lists import show_review
 from qc_daemon.records.tables import AccessAction
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
+from qc_daemon.web.api.shared import ERRORS, LARGEST, Body, Id, Key, Limit, Sees, Texts, once
 from qc_daemon.web.context import context_of
 
 router = APIRouter(prefix="/api/v1", tags=["findings"])
-_LARGEST = 2**63 - 1
-Sees = Annotated[Principal, Depends(Access(Verb.SEE_ALL, Verb.SEE_OWN))]
-FindingId = Annotated[int, Path(ge=1, le=_LARGEST, description="as in a list")]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="at most so many")]
-Texts = Annotated[list[str] | None, Query()]
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/problem+json": {}}}
-    for status, words in (
-        (401, "no session and no token that counts"),
-        (403, "the role or the token does not allow it"),
-        (404, "there is no such thing, or this account may not see it"),
-        (409, "it cannot be, as things stand"),
-        (422, "a value is wrong"),
-    )
-}
 
 
 class FindingPage(BaseModel):
@@ -51,10 +36,8 @@ class FindingPage(BaseModel):
     cursor: str | None
 
 
-class ReviewRequest(BaseModel):
+class ReviewRequest(Body):
     """What the account says of a finding."""
-
-    model_config = ConfigDict(extra="forbid")
 
     verb: ReviewVerb
     version: int = Field(ge=0, description="`version` of the reviews that were read before")
@@ -77,13 +60,18 @@ class ReviewAnswer(BaseModel):
 def findings(
     request: Request,
     principal: Sees,
-    exam: Annotated[int | None, Query(ge=1, le=_LARGEST)] = None,
+    exam: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
     study: str | None = None,
     view: Texts = None,
     verdict: Texts = None,
     state: Texts = None,
     since: str | None = None,
     until: str | None = None,
+    person: Annotated[str, Query(max_length=64)] = "",
+    device: Annotated[str, Query(max_length=64)] = "",
+    site: Annotated[str, Query(max_length=200)] = "",
+    made_from: Annotated[str, Query(max_length=10, description="day, as 2026-11-28")] = "",
+    made_to: Annotated[str, Query(max_length=10, description="day, included")] = "",
     frames: Literal["best", "all"] = "best",
     limit: Limit = 50,
     cursor: str | None = None,
@@ -99,13 +87,18 @@ def findings(
         since=since,
         until=until,
         all_frames=frames == "all",
+        person=person,
+        device=device,
+        site=site,
+        made_from=made_from,
+        made_to=made_to,
     )
     page = list_entries(settings, principal, question, limit, cursor)
     return FindingPage(items=[entry_json(entry) for entry in page.entries], cursor=page.cursor)
 
 
 @router.get("/findings/{finding_id}", responses=ERRORS)
-def finding(request: Request, principal: Sees, finding_id: FindingId) -> dict[str, Any]:
+def finding(request: Request, principal: Sees, finding_id: Id) -> dict[str, Any]:
     """A finding object."""
     context = context_of(request)
     entry = read_entry(context.settings, principal, finding_id)
@@ -129,7 +122,7 @@ _PNG: dict[int | str, dict[str, Any]] = ERRORS | {
 def frame(
     request: Request,
     principal: Annotated[Principal, Depends(Access(Verb.SEE_PATIENTS))],
-    finding_id: FindingId,
+    finding_id: Id,
 ) -> Response:
     """The frame as it was stored; a machine may have written a name into it."""
     context = context_of(request)
@@ -143,7 +136,7 @@ def frame(
 def overlay(
     request: Request,
     principal: Annotated[Principal, Depends(Access(Verb.SEE_PATIENTS))],
-    finding_id: FindingId,
+    finding_id: Id,
     language: str = "en",
 ) -> Response:
     """The frame with its boxes, and a panel with the verdict."""
@@ -169,7 +162,7 @@ def _record_picture(request: Request, principal: Principal, exam_id: int, findin
 
 
 @router.get("/findings/{finding_id}/reviews", responses=ERRORS)
-def reviews(request: Request, principal: Sees, finding_id: FindingId) -> dict[str, Any]:
+def reviews(request: Request, principal: Sees, finding_id: Id) -> dict[str, Any]:
     """What persons said of the finding, in order, and where that leaves it."""
     settings = context_of(request).settings
     read_entry(settings, principal, finding_id)
@@ -180,22 +173,28 @@ def reviews(request: Request, principal: Sees, finding_id: FindingId) -> dict[st
 def review(
     request: Request,
     principal: Annotated[Principal, Depends(Access(Verb.REVIEW, Verb.DISPUTE))],
-    finding_id: FindingId,
+    finding_id: Id,
     said: ReviewRequest,
+    key: Key = None,
 ) -> ReviewAnswer:
-    """Say something of the finding. Sent twice, the second is refused by its `version`."""
+    """Say something of the finding. Sent twice without a key, the second is refused by its
+    `version`."""
     context = context_of(request)
-    line = say_review(
-        context.settings,
-        principal,
-        finding_id,
-        said.verb,
-        view=said.view,
-        verdict=said.verdict,
-        criteria=[f"{code}={outcome}" for code, outcome in said.criteria.items()],
-        reason=said.reason,
-        remark=said.remark,
-        version=said.version,
-        clock=context.clock,
-    )
-    return ReviewAnswer(line=line)
+
+    def say() -> ReviewAnswer:
+        line = say_review(
+            context.settings,
+            principal,
+            finding_id,
+            said.verb,
+            view=said.view,
+            verdict=said.verdict,
+            criteria=[f"{code}={outcome}" for code, outcome in said.criteria.items()],
+            reason=said.reason,
+            remark=said.remark,
+            version=said.version,
+            clock=context.clock,
+        )
+        return ReviewAnswer(line=line)
+
+    return once(request, principal, key, said, ReviewAnswer, say)

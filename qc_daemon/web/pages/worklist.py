@@ -15,13 +15,14 @@ from qc_daemon.operations.finding_lists import (
 )
 from qc_daemon.operations.principals import Principal
 from qc_daemon.operations.review_lists import WAITING, Answers
+from qc_daemon.operations.saved_views import list_views
 from qc_daemon.records.listings import ExamFilter
 from qc_daemon.records.tables import ExamState
 from qc_daemon.review.state import ReviewStatus
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
 from qc_daemon.web.context import context_of
-from qc_daemon.web.rendering import render
+from qc_daemon.web.rendering import build_url, render
 from qc_daemon.web.words import finding_line
 
 router = APIRouter(include_in_schema=False)
@@ -39,14 +40,38 @@ def worklist_page(
     verdict: _Texts = [],  # noqa: B006
     since: str = "",
     until: str = "",
+    person: str = "",
+    device: str = "",
+    site: str = "",
+    made_from: str = "",
+    made_to: str = "",
     cursor: str = "",
 ) -> Response:
     """Findings that wait for a person, or in the states that are asked for."""
     settings = context_of(request).settings
     states = state or [str(each) for each in WAITING]
-    question = parse_question(states=states, views=view, verdicts=verdict, since=since, until=until)
+    images = {
+        "person": person,
+        "device": device,
+        "site": site,
+        "made_from": made_from,
+        "made_to": made_to,
+    }
+    question = parse_question(
+        states=states,
+        views=view,
+        verdicts=verdict,
+        since=since,
+        until=until,
+        person=person,
+        device=device,
+        site=site,
+        made_from=made_from,
+        made_to=made_to,
+    )
     page = list_entries(settings, principal, question, _ROWS, cursor or None)
     filters = {"state": state, "view": view, "verdict": verdict, "since": since, "until": until}
+    filters |= images
     values = {
         # Whoever comes upon an answer in a list cannot be the blinded reader any more.
         "lines": [finding_line(entry, Answers.OPEN) for entry in page.entries],
@@ -57,6 +82,8 @@ def worklist_page(
         "views": [each.value for each in View],
         "verdicts": list(QUALITY_LABELS),
         "is_continued": bool(cursor),
+        "saved_views": list_views(settings, principal),
+        "query": build_url("", filters).lstrip("?"),
     }
     return render(request, "worklist.html", principal, values)
 

@@ -1,0 +1,1 @@
+"""What accounts may change by pages and API, as commands do it: what would change, and doing it."""

@@ -1,0 +1,62 @@
+"""Persons and devices that an account may see, and who has read a person's report.
+
+Who sees everybody's images sees all; a sonographer herself; who operates, devices but no person.
+"""
+
+from typing import Any
+
+from qc_daemon.operations.access_log import list_access
+from qc_daemon.operations.finding_lists import NotVisibleError
+from qc_daemon.operations.identities import list_devices, list_persons
+from qc_daemon.operations.principals import Principal, scope_of
+from qc_daemon.operations.shared import Listing, open_store
+from qc_daemon.records.accounts.access_log import AccessFilter
+from qc_daemon.records.acquisition import identities
+from qc_daemon.records.tables import IdentityKind
+from qc_daemon.settings import Settings
+from qc_daemon.verbs import Verb
+
+
+def list_visible_persons(settings: Settings, principal: Principal) -> list[dict[str, Any]]:
+    """Rows of `person list`; of who sees only herself her own, without suggestions of others."""
+    rows = list_persons(settings)
+    with open_store(settings).read() as session:
+        own = scope_of(session, principal).persons
+    if own is None:
+        return rows
+    return [row | {"similar_to": [], "similar_by": []} for row in rows if row["id"] in own]
+
+
+def list_visible_devices(settings: Settings, principal: Principal) -> list[dict[str, Any]]:
+    """Rows of `device list`."""
+    return list_devices(settings) if may_see_devices(principal) else []
+
+
+def may_see_devices(principal: Principal) -> bool:
+    """Whether the account sees devices and sites."""
+    return principal.may(Verb.SEE_ALL) or principal.may(Verb.SEE_OPERATIONS)
+
+
+def read_visible(
+    settings: Settings, principal: Principal, kind: IdentityKind, id: str
+) -> dict[str, Any]:
+    """The person or device. Raises NotVisibleError."""
+    lists = {
+        IdentityKind.PERSON: list_visible_persons,
+        IdentityKind.DEVICE: list_visible_devices,
+    }
+    for row in lists[kind](settings, principal):
+        if row["id"] == id:
+            return row
+    raise NotVisibleError
+
+
+def list_readers(settings: Settings, principal: Principal, id: str, limit: int) -> Listing | None:
+    """Who has read the person's report, the last first: for herself, and for who sees the access
+    log; None for others."""
+    with open_store(settings).read() as session:
+        members = identities.members(session, IdentityKind.PERSON, id) or {id}
+    is_own = principal.account.person_id in members
+    if not is_own and not principal.may(Verb.SEE_ACCESS):
+        return None
+    return list_access(settings, AccessFilter(subjects=members), limit)
