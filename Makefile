@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -82,6 +82,10 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra train --extra teaching --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header --python-version 3.11 --quiet -o requirements.lock
 	$(BIN)/python -m tools.install_locks
+
+# A package for Debian and Ubuntu in dist/; installing it takes the steps of deploy/install.sh.
+deb: install
+	sh deploy/debian/make_package.sh
 
 # PyTorch without CUDA, for hosts that have no GPU: the same pair of versions, from PyTorch's own index.
 lock-cpu:

@@ -320,6 +320,12 @@ fi
 # ---- units and command
 
 changed=""
+if [ -n "$package" ]; then
+  # What this script installed by hand before would stand before the package's own.
+  for each in "$UNITS/qc-daemon.service" "$UNITS/qc-daemon@.service" "$COMMAND"; do
+    if [ -f "$each" ]; then rm -f "$each"; changed=yes; fi
+  done
+fi
 put() {  # put FILE TARGET: copy it where it differs
   cmp -s "$1" "$2" && return
   install -m "${3:-0644}" "$1" "$2"
@@ -375,7 +381,8 @@ if [ "$former" != "$RELEASE" ]; then
   ln -sfn "$RELEASE" "$BASE/current.new"
   mv -T "$BASE/current.new" "$BASE/current"
 fi
-for unit in $units; do systemctl enable --quiet "$unit"; done
+# Enabled anew, for the unit may have moved from a script's folder to the package's.
+for unit in $units; do systemctl reenable --quiet "$unit"; done
 if [ -n "$start" ] && has_systemd; then
   for unit in $units; do
     if [ -n "$is_new$changed" ]; then verb=restart; else verb=start; fi

@@ -20,6 +20,7 @@ command -v promtool >/dev/null 2>&1 || need="$need prometheus"
 # Judges of what deploy/ has: units and scripts.
 command -v systemd-analyze >/dev/null 2>&1 || need="$need systemd"
 command -v shellcheck >/dev/null 2>&1 || need="$need shellcheck"
+command -v lintian >/dev/null 2>&1 || need="$need lintian"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   apt-get update -qq
