@@ -14,22 +14,26 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-VENDOR = Path(__file__).parent.parent / "qc_daemon" / "web" / "static" / "vendor"
+_ROOT = Path(__file__).parent.parent
+VENDOR = _ROOT / "qc_daemon" / "web" / "static" / "vendor"
+TEST_SCRIPTS = _ROOT / "build" / "test-scripts"
 _SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A file of a package, by its path there, and what it has to be."""
+    """A file of a package, by its path there, and what it has to be; `is_for_tests`: no page loads
+    it."""
 
     package: str
     path: str
     sha256: str
+    is_for_tests: bool = False
 
     @property
     def target(self) -> Path:
-        """Where pages load it from."""
-        return VENDOR / Path(self.path).name
+        """Where pages, or tests, load it from."""
+        return (TEST_SCRIPTS if self.is_for_tests else VENDOR) / Path(self.path).name
 
 
 SCRIPTS = (
@@ -39,6 +43,14 @@ SCRIPTS = (
         "package/dist/htmx.min.js",
         "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
     ),
+)
+
+AXE = Script(
+    # MPL-2.0: run by tests in their browser, part of nothing that we give away.
+    "axe-core@4.14.1",
+    "package/axe.min.js",
+    "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c",
+    is_for_tests=True,
 )
 
 

@@ -1,4 +1,4 @@
-"""The files that pages load: style, script, and htmx where the build step has put it."""
+"""What pages load: style, script, icon, font, and htmx where the build step has put it."""
 
 import hashlib
 from functools import cache
@@ -14,7 +14,14 @@ from qc_daemon.web.access import Public
 
 FOLDER = Path(__file__).parent / "static"
 HTMX = FOLDER / "vendor" / "htmx.min.js"
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+# Also in overlays and reports; a browser loads it only where its system lacks Chinese letters.
+_HAN = FOLDER.parent.parent / "language" / "fonts" / "NotoSansSC-Regular.woff"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".woff": "font/woff",
+}
 _YEAR = "public, max-age=31536000, immutable"
 router = APIRouter(include_in_schema=False)
 
@@ -31,7 +38,7 @@ def version() -> str:
 @cache
 def _paths() -> dict[str, Path]:
     files = sorted(path for path in FOLDER.rglob("*") if path.suffix in _TYPES)
-    return {path.name: path for path in files}
+    return {path.name: path for path in (*files, _HAN)}
 
 
 @router.get("/static/{version}/{name}")

@@ -7,13 +7,15 @@ import pytest
 
 from qc_daemon.web.static_files import HTMX
 from tools import web_scripts
-from tools.web_scripts import SCRIPTS, is_there, put
+from tools.web_scripts import AXE, SCRIPTS, VENDOR, is_there, put
 
 
 def test_the_build_step_has_put_them_there() -> None:
     assert web_scripts.main() == 0
     assert all(is_there(script) for script in SCRIPTS)
     assert SCRIPTS[0].target == HTMX
+    # What tests run beside the pages is not among the files that are served.
+    assert VENDOR not in AXE.target.parents
 
 
 def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
