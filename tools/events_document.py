@@ -113,6 +113,9 @@ class Code:
                         )
                         if default is not None
                     )
+                # What a page's stream calls its events is no event of the log.
+                case ast.Call(func=ast.Name(id="ServerSentEvent")):
+                    pass
                 case ast.Call(func=function, args=arguments, keywords=keywords):
                     yield from ((each.arg, each.value) for each in keywords if each.arg)
                     match function:
