@@ -17,6 +17,7 @@ from tests.support.browser import PATIENCE_MS, chromium, person
 from tests.support.peers import association
 from tests.support.report_objects import nuchal_finding, ultrasound_header
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from tests.support.web_site import CANARY, WebSite, noise, web_site
 from tests.web.test_server import serving
 from training.phantom.dicom import exam
@@ -187,6 +188,53 @@ def test_all_of_it_without_a_mouse(browser: Browser, pages: tuple[WebSite, str])
         tab_to(page, "form[action='/logout'] button")
         page.keyboard.press("Enter")
         expect(page).to_have_url(f"{origin}/login")
+
+
+def test_a_cine_is_moved_and_played(browser: Browser, pages: tuple[WebSite, str]) -> None:
+    site, origin = pages
+    header = ultrasound_header(
+        SOPInstanceUID="1.2.5",
+        StudyInstanceUID="1.2.78",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1",
+        FrameTime="40",
+        **noise(5, 120, 160),
+    )
+    header.NumberOfFrames = 9
+    header.PixelData = header.PixelData * 9
+    source = SourceInstance.of(header, "")
+    scores = {1: 0.2, 4: 0.4, 9: 0.9}
+    site.exam.receive(
+        header, *(nuchal_finding(source, frame=n, probability=p) for n, p in scores.items())
+    )
+    with person(browser, origin) as lead:
+        page = lead.log_in("lead", "/exams/3")
+        note, picture = page.locator("#frame-note"), page.locator("img.boxes")
+        expect(note).to_contain_text("frame 9")
+        page.locator("#frame").press("Home")
+        expect(note).to_contain_text("frame 1,")
+        expect(picture).to_have_attribute("src", "/findings/4/boxes.png")
+        page.locator("#frame").press("ArrowRight")
+        expect(note).to_contain_text("frame 4")
+        page.evaluate(
+            """() => {
+                window.frames_shown = new Set();
+                new MutationObserver(() => {
+                    const words = document.getElementById("frame-note").textContent;
+                    window.frames_shown.add(words.split(",")[0]);
+                }).observe(document.getElementById("frame-note"), {childList: true});
+            }"""
+        )
+        page.keyboard.press("p")
+        expect(page.locator("#play")).to_have_attribute("aria-pressed", "true")
+        wanted = {"frame 1", "frame 4", "frame 9"}
+        eventually(lambda: wanted <= set(page.evaluate("[...window.frames_shown]")))
+        page.keyboard.press("p")
+        expect(page.locator("#play")).to_have_attribute("aria-pressed", "false")
+        # The header's pace was asked for and is known.
+        expect(note).not_to_contain_text("10 a second")
+        page.locator(".scores a").first.click()
+        expect(page).to_have_url(f"{origin}/exams/3?finding=4")
+        assert lead.violations() == []
 
 
 PAGES = {

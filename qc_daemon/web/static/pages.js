@@ -19,7 +19,7 @@ const KEYS = {
 document.addEventListener("keydown", (event) => {
   // A key that is typed into a field, or means something to the browser, is not ours.
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
-  if (event.target.closest("input:not([type=checkbox]):not([type=radio]), select, textarea")) return;
+  if (event.target.closest("input:not([type=checkbox], [type=radio], [type=range]), select, textarea")) return;
   const action = KEYS[event.key];
   if (action) {
     event.preventDefault();
