@@ -3,7 +3,9 @@ of the database serves all who look."""
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +23,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.web import board_feed
 from qc_daemon.web.pages import board as board_pages
 from tests.support.report_objects import nuchal_finding, ultrasound_header
+from tests.support.waiting import eventually
 from tests.support.web_site import CANARY, MARKUP, UIDS, WebSite
 from tests.web.test_server import serving
 
@@ -278,6 +281,25 @@ def test_a_tile_turns_while_one_looks(site: WebSite) -> None:
             next(events)
             site.app.state.context.board.close()
             assert next(events, None) is None
+
+
+def board_threads() -> int:
+    return sum(thread.name == "board" for thread in threading.enumerate())
+
+
+def test_twenty_boards_have_one_thread_that_ends_with_the_last(site: WebSite) -> None:
+    token = kiosk_token(site)
+    with serving(site, site.exam.settings.web) as port:
+        with ExitStack() as stack:
+            boards = [stack.enter_context(stream(port, token)) for _ in range(20)]
+            for events in boards:
+                assert next(events)["exams"] == [2, 1]
+            assert board_threads() == 1
+            header = ultrasound_header(SOPInstanceUID="1.2.5", StudyInstanceUID="1.2.78")
+            site.exam.receive_image(header, quality="standard")
+            for events in boards:
+                assert next(events)["exams"] == [3, 2, 1]
+        eventually(lambda: board_threads() == 0)
 
 
 def test_a_board_ends_when_its_token_does(site: WebSite, monkeypatch: pytest.MonkeyPatch) -> None:
