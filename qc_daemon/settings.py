@@ -36,6 +36,7 @@ from detector.console import UsageError
 from detector.errors import Flag
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
+from qc_daemon.audit_log_settings import AuditLogSettings, AuditServerSettings
 from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment
 from qc_daemon.settings_section import Network, Port
 from qc_daemon.settings_section import Section as _Section
@@ -716,6 +717,7 @@ class Settings(BaseSettings):
     mail: MailSettings = MailSettings()
     webhook: list[WebhookSettings] = []
     observe: ObserveSettings = ObserveSettings()
+    audit_log: AuditLogSettings = AuditLogSettings()
     web: WebSettings = WebSettings()
     destination: list[DestinationSettings] = []
     rule: list[RuleSettings] = []
@@ -903,6 +905,10 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     mail.ca, mail.password = mail.ca and base / mail.ca, _resolve_secret(mail.password, base)
     for hook in settings.webhook:
         hook.ca, hook.secret = hook.ca and base / hook.ca, _resolve_secret(hook.secret, base) or ""
+    trail = settings.audit_log
+    trail.folder = trail.folder and base / trail.folder
+    for server in trail.server:
+        _resolve_files(server, base)
     for peer in settings.receive.peer:
         if peer.tls is not None:
             _resolve_files(peer.tls, base)
@@ -918,7 +924,7 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     return settings
 
 
-def _resolve_files(tls: TLSSettings | ClientTLSSettings, base: Path) -> None:
+def _resolve_files(tls: TLSSettings | ClientTLSSettings | AuditServerSettings, base: Path) -> None:
     for name in ("certificate", "key", "ca"):
         path = getattr(tls, name)
         if path is not None:

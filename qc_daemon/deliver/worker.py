@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind, Peer
 from qc_daemon.deliver.circuit_breaker import (
     AbortedObjects,
     CircuitBreaker,
@@ -44,12 +46,13 @@ from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Lease, LeaseLostError
+from qc_daemon.records.received import exams
 from qc_daemon.records.received.revisions import Originals, in_spool
 from qc_daemon.records.results import destinations, renditions
 from qc_daemon.records.results.renditions import Render
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobKind
-from qc_daemon.settings import Settings
+from qc_daemon.settings import DestinationSettings, Settings
 
 _MAX_THREADS = 16
 # At a stop what is being sent has so long to finish; what has not is sent again after the start.
@@ -80,6 +83,7 @@ class _SendResult:
 
     rendition_id: int | None
     to_commit: bool
+    sop_class_uid: str
 
 
 class _SendingError(QCError):
@@ -157,11 +161,26 @@ class DeliverHandler(JobHandler):
         result = self._deliver(job)
         # A database that is away costs no second send.
         to_commit = lease.settle(lambda session: self._write(session, lease, result))
+        self._count_sent(lease, result)
         if to_commit:
             self.log.info("sent", job=job.id, destination=job.destination)
         else:
             counters.count_delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
+
+    def _count_sent(self, lease: Lease, result: _SendResult) -> None:
+        """Tell the audit log of an object that a destination has."""
+        if not recorder.is_used():
+            return
+        with lease.store.read() as session:
+            study, patient_id = exams.identifiers(session, lease.job.exam_id)
+        recorder.count_transfer(
+            AuditKind.SENT,
+            peer_of(self._destinations[lease.job.destination]),
+            study,
+            patient_id,
+            result.sop_class_uid,
+        )
 
     def record_failure(self, session: Session, lease: Lease, error: QCError) -> None:
         destination = lease.job.destination
@@ -205,7 +224,9 @@ class DeliverHandler(JobHandler):
                     refusal = error
                     continue
                 self.fallback.record_success(job, candidate)
-                return _SendResult(candidate.rendition_id, to_commit)
+                return _SendResult(
+                    candidate.rendition_id, to_commit, candidate.outgoing.sop_class_uid
+                )
         assert refusal is not None
         raise refusal
 
@@ -292,6 +313,15 @@ class DeliverHandler(JobHandler):
         if support is CommitmentSupport.OFFERED:
             return not self.refusals.is_unsupported(job.destination)
         return support is CommitmentSupport.LOST
+
+
+def peer_of(destination: DestinationSettings) -> Peer:
+    """A destination as the other side of a transfer."""
+    if destination.kind == "dicomweb":
+        return Peer(destination.url or "", destination.url)
+    if destination.kind == "folder":
+        return Peer(f"file://{destination.folder}")
+    return Peer(destination.ae_title, destination.host)
 
 
 def run(

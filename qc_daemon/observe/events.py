@@ -100,6 +100,10 @@ EVENTS = {
     "certificate loaded": "A certificate is shown from now on.",
     "certificate reloaded": "A new certificate is shown from now on.",
     "request failed": "A request for metrics was broken off.",
+    # audit log
+    "audit record not written": "The audit log's disk took no record; what it is of was done.",
+    "audit messages not sent": "A server for audit messages is not reached; they wait in the log.",
+    "audit messages sent again": "It can be reached again, and gets what waited.",
     # receiving
     "object stored": "An object is on disk and in the database; the sender was told success.",
     "object refused": "An object was answered with a failure; the sender keeps it.",

@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.language.catalogues import check_language
 from qc_daemon.operations.passwords import (
     TOKEN_PREFIX,
@@ -90,6 +92,7 @@ def add_account(
             person_id=person,
             language=language,
         )
+    _record(settings, name, "added", role=role)
     return f"account {name}: {role}, added"
 
 
@@ -130,6 +133,7 @@ def set_password(settings: Settings, name: str, password: str, clock: Clock = ut
         account, now = require_account(session, name), clock()
         accounts.set_password(session, account.id, hashed, now)
         ended = web_sessions.end(session, now, account_id=account.id)
+    _record(settings, account.name, "password changed")
     return f"account {account.name}: new password, {count_of(ended, 'session')} ended"
 
 
@@ -141,6 +145,7 @@ def disable_account(settings: Settings, name: str, clock: Clock = utc_now) -> st
             return f"account {account.name} was disabled already"
         accounts.set_enabled(session, account.id, now, enabled=False)
         ended = web_sessions.end(session, now, account_id=account.id)
+    _record(settings, account.name, "disabled")
     return f"account {account.name}: disabled, {count_of(ended, 'session')} ended"
 
 
@@ -151,6 +156,7 @@ def enable_account(settings: Settings, name: str, clock: Clock = utc_now) -> str
         if account.is_enabled:
             return f"account {account.name} is enabled already"
         accounts.set_enabled(session, account.id, clock(), enabled=True)
+    _record(settings, account.name, "enabled")
     return f"account {account.name}: enabled"
 
 
@@ -171,7 +177,18 @@ def change_account(
             accounts.set_person(session, account.id, person or None)
         account = require_account(session, name)
     whose = "" if account.person_id is None else f", person {account.person_id}"
+    _record(settings, account.name, "changed", role=account.role, person=account.person_id)
     return f"account {account.name}: {account.role}{whose}"
+
+
+def _record(settings: Settings, name: str, what: str, **objects: str | None) -> None:
+    """Write the change of an account to the audit log."""
+    record(
+        settings,
+        AuditKind.ACCOUNT_CHANGED,
+        objects={"account": name, **objects},
+        detail={"what": what},
+    )
 
 
 SESSION_COLUMNS = ("session", "account", "address", "agent", "begun", "used", "until")
@@ -214,6 +231,7 @@ def end_sessions(
         raise QCError(
             ErrorCode.STORAGE, f"account {account.name} has no such session; see user sessions"
         )
+    _record(settings, account.name, "sessions ended")
     return f"account {account.name}: {count_of(ended, 'session')} ended"
 
 
@@ -261,6 +279,7 @@ def add_token(
             raise QCError(
                 ErrorCode.STORAGE, f"account {account.name} has or had a token {token_name}"
             ) from None
+    _record(settings, account.name, "token added", token=token_name)
     return token
 
 
@@ -298,6 +317,7 @@ def revoke_token(settings: Settings, name: str, token_name: str, clock: Clock = 
             raise QCError(
                 ErrorCode.STORAGE, f"account {account.name} has no token {token_name} that counts"
             )
+    _record(settings, account.name, "token revoked", token=token_name)
     return f"account {account.name}: token {token_name} revoked"
 
 

@@ -27,6 +27,8 @@ from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
 from qc_daemon.audit.reports.sections import Composer, Link
 from qc_daemon.audit.reports.words import Names
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import enqueue
 from qc_daemon.language.catalogues import check_language
 from qc_daemon.language.right_to_left import is_printable
 from qc_daemon.language.wording import Wording
@@ -132,6 +134,8 @@ def make_report(
     """
     chosen = check_language(language or settings.report.language)
     store = open_store(settings)
+    # A target is given by a name or an id; which is for the report to find out.
+    enqueue(settings, AuditKind.EXPORTED, detail={"what": f"report of a {target.kind}"})
     if target.kind == "exam":
         return _of_exam(settings, store, target.value, format, chosen)
     if target.kind == BUNDLE:

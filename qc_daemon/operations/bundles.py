@@ -19,6 +19,8 @@ from model.bundle.bundle import (
 )
 from model.finding import BundleId
 from model.parts.part import Part, is_part, verify_part
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.observe import log
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records import schema
@@ -133,6 +135,8 @@ def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> st
     model_id = read_model_id(folder)
     with open_store(settings).begin() as session:
         bundles.activate(session, folder.name, str(folder), model_id, clock())
+    objects = {"bundle": folder.name, "model_id": model_id}
+    record(settings, AuditKind.BUNDLE_ACTIVATED, objects=objects, clock=clock)
     return model_id
 
 

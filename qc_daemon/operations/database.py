@@ -13,6 +13,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.backup import Decision, DecisionKind, Manifest, Restoration, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
@@ -127,6 +129,7 @@ def save_all(
             )
             lines.append(f"{objects} the spool (qc-daemon {command} lists them by exam):")
             lines += _first_lines([Path(name).stem for name in names])
+    record(settings, AuditKind.EXPORTED, detail={"what": "backup"}, clock=clock)
     return lines, not (manifest.missing or manifest.damaged)
 
 
@@ -151,6 +154,7 @@ def restore_all(
     """Put a backup in place, and with `release` take in what came after it."""
     with _progress_bar("Restoring") as progress:
         restoration = restore(settings, source, clock(), progress)
+    record(settings, AuditKind.IMPORTED, detail={"what": "backup"}, clock=clock)
     released = 0
     if release and restoration.later:
         schema.upgrade(settings.store.url)

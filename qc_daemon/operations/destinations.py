@@ -8,6 +8,8 @@ from typing import Any
 from pydicom.uid import UID
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
@@ -196,7 +198,10 @@ def retry_destination(settings: Settings, name: str, clock: Clock = utc_now) -> 
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
         ids = destinations.failed_jobs(session, name)
-        return jobs.retry(session, ids, clock())
+        count = jobs.retry(session, ids, clock())
+    objects, detail = {"destination": name}, {"what": "tried again", "count": count}
+    record(settings, AuditKind.QUEUE_CHANGED, objects=objects, detail=detail, clock=clock)
+    return count
 
 
 def relearn_destination(settings: Settings, name: str) -> int:

@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import enqueue
+from qc_daemon.operations.searches import record_search
 from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records import listings
@@ -94,6 +97,7 @@ def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL
     unread = _describe(store, settings.store.spool)
     with store.read() as session:
         rows, total = listings.exams(session, exam_filter, window)
+    record_search(settings, "exams", exam_filter)
     return ExamList(Listing(map(exam_row, rows), total), unread)
 
 
@@ -355,6 +359,8 @@ def write_summary(
             private_files.write(out, summary_html(page, pictures).encode("utf-8"))
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
+    objects = {"exam": exam_id}
+    enqueue(settings, AuditKind.EXPORTED, objects=objects, detail={"what": "summary"}, clock=clock)
 
 
 def _choose_exam_id(

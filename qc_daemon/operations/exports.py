@@ -3,9 +3,11 @@
 Whoever needs patients' identifiers beside findings has `results`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
 
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.audit_reports import ReportPeriod
 from qc_daemon.operations.results import CSV_COLUMNS, read_findings
 from qc_daemon.operations.shared import open_store
@@ -56,9 +58,10 @@ def export_findings(
     """Current findings of all frames, received within the window: rows of FINDING_COLUMNS, else
     JSON objects. Free text of the study is left out of both."""
     form: Literal["row", "finding"] = "row" if as_rows else "finding"
-    for each in read_findings(
+    every = read_findings(
         settings, ExamFilter(), window, form, all_frames=True, all_revisions=False
-    ):
+    )
+    for each in recorded(settings, "findings", every):
         if as_rows:
             yield {name: each.get(name) for name in FINDING_COLUMNS}
         else:
@@ -67,13 +70,30 @@ def export_findings(
             yield each | {"acquisition": acquisition}
 
 
+Row = TypeVar("Row")
+
+
+def recorded(settings: Settings, what: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows; when they end, or break off, the audit log has that so many were exported."""
+    count, is_whole = 0, False
+    try:
+        for row in rows:
+            yield row
+            count += 1
+        is_whole = True
+    finally:
+        detail = {"what": what, "count": count}
+        record(settings, AuditKind.EXPORTED, is_success=is_whole, detail=detail)
+
+
 def export_audits(
     settings: Settings, period: ReportPeriod, *, as_rows: bool
 ) -> Iterator[dict[str, Any]]:
     """The audits of local dates within the period, oldest first: a row of AUDIT_COLUMNS for each
     measure of each subject, else each audit whole."""
     with open_store(settings).read() as session:
-        for body in audit_contents.every_in(session, period.start, period.end):
+        audits = audit_contents.every_in(session, period.start, period.end)
+        for body in recorded(settings, "audits", audits):
             if as_rows:
                 yield from _rows(body)
             else:

@@ -21,6 +21,7 @@ from qc_daemon.operations.principals import Principal, scope_of
 from qc_daemon.operations.results import provenance
 from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.reviews import prepare
+from qc_daemon.operations.searches import record_search
 from qc_daemon.operations.shared import open_store, parse_window
 from qc_daemon.records import listings
 from qc_daemon.records.acquisition import identities
@@ -322,6 +323,8 @@ def list_visible_exams(
     if not principal.may(Verb.SEE_PATIENTS):
         exam_filter = replace(exam_filter, patient=None, accession=None, text=None)
     before = None if cursor is None else parse_cursor(cursor)
+    if exam_filter.patient or exam_filter.accession or exam_filter.text:
+        record_search(settings, "exams", exam_filter)
     with open_store(settings).read() as session:
         rows = listings.exam_page(
             session,

@@ -9,6 +9,8 @@ from typing import Any
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
+from qc_daemon.audit_trail.event import AuditKind, listed
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import open_store, parse_person
 from qc_daemon.operations.similar_identities import (
     DeviceFacts,
@@ -114,6 +116,7 @@ def merge(
     except IdentityError as error:
         raise _refused(error) from None
     merged = list(dict.fromkeys(ids))
+    _record(settings, kind, "merged", merged, clock, into=into)
     are = "counts" if len(merged) == 1 else "count"
     undo = " and ".join(f"{kind} split {each}" for each in merged)
     take = "takes" if len(merged) == 1 else "take"
@@ -130,6 +133,7 @@ def split(
             into = identities.split(session, kind, id, who, clock())
     except IdentityError as error:
         raise _refused(error) from None
+    _record(settings, kind, "split", [id], clock)
     return f"{kind} {id} no longer counts as {into}"
 
 
@@ -151,7 +155,23 @@ def rename(
             identities.rename(session, kind, id, clean, who, clock())
     except IdentityError as error:
         raise _refused(error) from None
+    _record(settings, kind, "named", [id], clock)
     return f"{kind} {id} is called {clean}"
+
+
+def _record(
+    settings: Settings,
+    kind: IdentityKind,
+    what: str,
+    ids: Sequence[str],
+    clock: Clock,
+    into: str | None = None,
+) -> None:
+    """Write the decision to the audit log, by ids and without names."""
+    objects = {str(kind): listed(list(ids)), "into": into}
+    record(
+        settings, AuditKind.IDENTITY_CHANGED, objects=objects, detail={"what": what}, clock=clock
+    )
 
 
 def describe_suggestions(kind: IdentityKind, rows: Sequence[dict[str, Any]]) -> str | None:

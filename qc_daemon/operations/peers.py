@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import open_store, parse_choices
 from qc_daemon.receive import access
 from qc_daemon.records.clock import Clock, utc_now
@@ -143,6 +145,8 @@ def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
     with open_store(settings).begin() as session:
         count = peers.remove(session, ae_title, network)
     if count:
+        objects = {"peer": ae_title, "network": network}
+        record(settings, AuditKind.PEER_CHANGED, objects=objects, detail={"what": "removed"})
         return count
     if any(
         peer.ae_title == ae_title and network in (None, shortest_address(peer.address))
@@ -174,6 +178,8 @@ def _approve(
             rule = access.PeerRule.of(title, network, certificate)
             if access.is_allowed(_as_caller(caller), [], [rule]):
                 peers.remove_caller(session, caller.ae_title, caller.address)
+    objects = {"peer": title, "network": network, "certificate": certificate}
+    record(settings, AuditKind.PEER_CHANGED, objects=objects, detail={"what": "approved"})
     bound = "" if certificate is None else f" with certificate {certificate}"
     return f"{title} may store from {network}{bound}"
 

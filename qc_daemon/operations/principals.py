@@ -7,6 +7,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import Actor, ActorKind, AuditKind
 from qc_daemon.operations.accounts import verbs_of
 from qc_daemon.operations.passwords import is_password, new_token, token_sha256
 from qc_daemon.operations.shared import open_store
@@ -15,6 +17,7 @@ from qc_daemon.records.accounts.accounts import Account
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ANY_ACQUISITION, AcquisitionFilter
 from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.received import exams
 from qc_daemon.records.tables import AccessAction, IdentityKind
 from qc_daemon.settings import Settings
 from qc_daemon.verbs import Verb
@@ -87,6 +90,9 @@ def log_in(
                 account_id=None if account is None else account.id,
                 address=address,
             )
+        # What was typed in the place of a name may be a password.
+        claimed = Actor(ActorKind.ACCOUNT, "unknown" if account is None else account.name, address)
+        recorder.enqueue(settings, AuditKind.LOGIN, is_success=False, actor=claimed)
         return None
     token = new_token()
     with store.begin() as session:
@@ -102,6 +108,8 @@ def log_in(
             agent=agent,
         )
         access_log.append(session, AccessAction.LOGIN, now, account_id=account.id, address=address)
+    actor = Actor(ActorKind.ACCOUNT, account.name, address)
+    recorder.enqueue(settings, AuditKind.LOGIN, actor=actor)
     return token, account
 
 
@@ -125,6 +133,21 @@ def log_out(settings: Settings, principal: Principal, clock: Clock = utc_now) ->
             account_id=principal.account.id,
             address=principal.address,
         )
+    recorder.enqueue(settings, AuditKind.LOGOUT, actor=actor_of(principal))
+
+
+def actor_of(principal: Principal) -> Actor:
+    """Whom the audit log names."""
+    return Actor(ActorKind.ACCOUNT, principal.account.name, principal.address or None)
+
+
+_AUDITED = {
+    AccessAction.EXAM: AuditKind.VIEWED,
+    AccessAction.PICTURE: AuditKind.VIEWED,
+    AccessAction.EXPORT: AuditKind.EXPORTED,
+    AccessAction.ACCESS_LOG: AuditKind.LOG_USED,
+}
+"""What of it the audit log has from here; a review is recorded where it is made."""
 
 
 def principal_of_session(
@@ -199,4 +222,17 @@ def record_access(
             exam_id=exam_id,
             finding_id=finding_id,
             subject=subject,
+        )
+        study, patient_id = (None, None)
+        if exam_id is not None:
+            study, patient_id = exams.identifiers(session, exam_id)
+    if action in _AUDITED:
+        recorder.enqueue(
+            settings,
+            _AUDITED[action],
+            actor=actor_of(principal),
+            study=study,
+            patient_id=patient_id,
+            objects={"exam": exam_id, "finding": finding_id},
+            detail={"what": action},
         )

@@ -5,6 +5,8 @@ from typing import Any
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind, listed
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import (
     Listing,
     Outcome,
@@ -96,6 +98,8 @@ def release_quarantined(settings: Settings, ids: Sequence[int], clock: Clock = u
     with open_store(settings).begin() as session:
         now = clock()
         released = [id for id in unique_ids if revisions.release(session, id, now)]
+    if released:
+        record(settings, AuditKind.RELEASED, objects={"quarantined": listed(released)}, clock=clock)
     remaining = [id for id in unique_ids if id not in released]
     problems = (f"nothing quarantined has id {id}; see quarantine list" for id in remaining)
     return Outcome(len(released), tuple(problems))
@@ -125,6 +129,9 @@ def dismiss_quarantined(
             for id in unique_ids
             if revisions.dismiss(session, id, reason=words, dismissed_by=name, now=now)
         ]
+    if dismissed:
+        objects = {"quarantined": listed(dismissed)}
+        record(settings, AuditKind.DISMISSED, objects=objects, clock=clock)
     remaining = [id for id in unique_ids if id not in dismissed]
     problems = (
         f"nothing quarantined has id {id}, or it is dismissed already;"

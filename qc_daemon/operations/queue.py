@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
 from detector.process_id import has_exited
+from qc_daemon.audit_trail.event import AuditKind, listed
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import (
     Listing,
     Outcome,
@@ -135,6 +137,7 @@ def retry_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
         count = jobs.retry(session, ids, clock())
+    _record(settings, "tried again", ids, clock)
     retriable = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
     return Outcome(count, describe_unchanged(ids, states, retriable, "job", "queue list"))
 
@@ -144,7 +147,14 @@ def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) 
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
         count = jobs.cancel(session, ids, clock())
+    _record(settings, "cancelled", ids, clock)
     return Outcome(count, describe_unchanged(ids, states, set(jobs.PENDING), "job", "queue list"))
+
+
+def _record(settings: Settings, what: str, ids: Sequence[int], clock: Clock) -> None:
+    """Write to the audit log what somebody ordered for jobs."""
+    objects = {"job": listed(list(ids))}
+    record(settings, AuditKind.QUEUE_CHANGED, objects=objects, detail={"what": what}, clock=clock)
 
 
 _WORKER_KINDS = (JobKind.SCORE, JobKind.REPORT)

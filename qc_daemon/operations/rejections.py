@@ -12,6 +12,8 @@ from pydicom.sr.coding import Code
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import Listing, open_store, parse_person
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
@@ -73,6 +75,14 @@ def reject(
             number=earlier_count + 1,
         ):
             raise _rejected_already(sop_instance_uid)
+    record(
+        settings,
+        AuditKind.REJECTED,
+        study=facts.study_instance_uid,
+        objects={"exam": facts.exam_id, "instance": sop_instance_uid},
+        detail={"reason": reason},
+        clock=clock,
+    )
     return f"rejected ({code.meaning}); the note goes to {', '.join(destinations)}"
 
 
@@ -124,6 +134,14 @@ def retract(
             now=now,
         ):
             raise _not_rejected(sop_instance_uid)
+    record(
+        settings,
+        AuditKind.RETRACTED,
+        study=facts.study_instance_uid,
+        objects={"exam": facts.exam_id, "instance": sop_instance_uid},
+        detail={"reason": reason},
+        clock=clock,
+    )
     outcome = (
         f"a note that says so goes to {', '.join(to)}" if to else "no destination is left to tell"
     )

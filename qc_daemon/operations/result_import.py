@@ -22,6 +22,8 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import Finding
 from model.image_features import ImageFeatures
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results.imports import FindingImport, ImportedFinding, received_uids
@@ -118,6 +120,7 @@ def import_findings(
     store, outcome = open_store(settings), ImportOutcome()
     for path in paths:
         outcome += _import_file(store, path, progress, clock())
+        record(settings, AuditKind.IMPORTED, detail={"what": "findings"}, clock=clock)
     return outcome
 
 

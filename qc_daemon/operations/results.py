@@ -14,6 +14,7 @@ from detector.plain_text import decimals
 from model.finding import QUALITY_LABELS
 from model.parts.opinion import ROLES
 from qc_daemon.operations.review_lists import add_states, review_of
+from qc_daemon.operations.searches import record_search
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter
@@ -178,6 +179,7 @@ def read_findings(
 
     Raises QCError STORAGE for a person or device that there is not.
     """
+    record_search(settings, "findings", exam_filter)
     with open_store(settings).read() as session:
         listed = iter_listed(
             session,

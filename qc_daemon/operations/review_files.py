@@ -20,6 +20,9 @@ from sqlalchemy.orm import Session
 from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import QCError
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record as record_audit
+from qc_daemon.operations.exports import recorded
 from qc_daemon.operations.review_lists import WAITING, Answers, iter_rows
 from qc_daemon.operations.reviews import (
     OUTCOMES,
@@ -105,7 +108,8 @@ def make_sheet(
     prepare(store)
     answers = Answers.ASKED_FOR if with_answers else Answers.OPEN
     with store.read() as session:
-        for row in iter_rows(session, settings, WAITING, None, window, answers):
+        rows = iter_rows(session, settings, WAITING, None, window, answers)
+        for row in recorded(settings, "review sheet", rows):
             yield {
                 **{name: row[name] for name in ("finding", *KEY_COLUMNS, "events", "state")},
                 "asked_by": row["asked_by"],
@@ -134,7 +138,8 @@ class History:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with open_store(self.settings).read() as session:
-            for finding_id, key, events in reviews.iter_events(session, self.window):
+            every = reviews.iter_events(session, self.window)
+            for finding_id, key, events in recorded(self.settings, "reviews", every):
                 if not self.is_whole and current_state(events).is_blinded:
                     self.left_out += 1
                     continue
@@ -224,6 +229,8 @@ def import_reviews(
             added, there = _import(session, settings, lines, histories, default, clock())
     except _RefusedError as refused:
         return Outcome(0, refused.problems), 0
+    detail = {"what": "reviews", "count": added}
+    record_audit(settings, AuditKind.IMPORTED, detail=detail, clock=clock)
     return Outcome(added), there
 
 

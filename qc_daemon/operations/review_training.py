@@ -24,6 +24,8 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame, Pixels
 from detector.plain_text import count_of
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import Outcome, open_store
 from qc_daemon.records import secrets
 from qc_daemon.records.listings import ALL, Window
@@ -111,6 +113,8 @@ def export_training(
         private_files.write(folder / SAMPLES, json.dumps(samples, indent=1).encode())
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{folder} cannot be written: {error.strerror}") from error
+    detail = {"what": "training samples", "count": len(samples), "anonymized": "true"}
+    record(settings, AuditKind.EXPORTED, detail=detail)
     return TrainingExport(Outcome(len(samples), tuple(problems)), tuple(left_out.items()))
 
 

@@ -16,6 +16,8 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES
 from model.finding import REVIEW
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind, listed
 from qc_daemon.operations.shared import open_store, parse_choices, parse_person
 from qc_daemon.records import secrets
 from qc_daemon.records.clock import Clock, utc_now
@@ -107,7 +109,19 @@ def _change(
     store = open_store(settings)
     with store.begin() as session:
         change = record(session, settings, finding_id, kind, answer, clock())
+    record_review(settings, [finding_id], change.event.kind, clock)
     return f"finding {finding_id}: {change.line}"
+
+
+def record_review(settings: Settings, finding_ids: Sequence[int], what: str, clock: Clock) -> None:
+    """Write to the audit log that somebody said this of findings."""
+    recorder.record(
+        settings,
+        AuditKind.REVIEWED,
+        objects={"finding": listed(list(finding_ids))},
+        detail={"what": what},
+        clock=clock,
+    )
 
 
 @dataclass(frozen=True, slots=True)

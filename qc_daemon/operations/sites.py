@@ -21,6 +21,8 @@ from model.site.promise import Promise, PromiseCheck, Tolerance, check_promise, 
 from model.site.record import SiteRecord, read_record
 from model.site.samples import Samples, SiteSample
 from model.site.use import SiteUse
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.observe import log
 from qc_daemon.operations.review_lists import key_of
 from qc_daemon.operations.shared import open_store, parse_person
@@ -158,6 +160,10 @@ def activate(settings: Settings, source: str, by: str, clock: Clock = utc_now) -
             record=record,
             decided_by=person,
         )
+    objects = {"site": site_of(record.site), "calibration": record.id}
+    recorder.record(
+        settings, AuditKind.SITE_CHANGED, objects=objects, detail={"what": "activated"}, clock=clock
+    )
     return record
 
 
@@ -175,7 +181,15 @@ def decide(
         if action is SiteAction.RETIRED and not current.records and not current.is_waived:
             raise UsageError(f"site {site.strip()} has nothing active; see site history")
         sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
-        return _written_name(session, settings, name)
+        written = _written_name(session, settings, name)
+    recorder.record(
+        settings,
+        AuditKind.SITE_CHANGED,
+        objects={"site": name},
+        detail={"what": action},
+        clock=clock,
+    )
+    return written
 
 
 def _require_images(session: Session, settings: Settings, name: str) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 from pydicom.filereader import read_file_meta_info
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind, listed
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import open_store
 from qc_daemon.receive import Spool
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
@@ -135,6 +137,9 @@ def release_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc
         paths = [_orphan(store, settings, name, clock()) for name in names]
         for path in paths:
             _admit(store, settings, path, clock())
+        if paths:
+            objects = {"file": listed([path.stem for path in paths])}
+            record(settings, AuditKind.RELEASED, objects=objects, clock=clock)
     finally:
         store.close()
     return len(paths)
@@ -159,6 +164,10 @@ def discard_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc
     paths = [_orphan(store, settings, name, clock()) for name in names]
     for path in paths:
         path.unlink(missing_ok=True)
+    if paths:
+        objects = {"file": listed([path.stem for path in paths])}
+        detail = {"what": "received files that belong to no object"}
+        record(settings, AuditKind.DELETED, objects=objects, detail=detail, clock=clock)
     return len(paths)
 
 

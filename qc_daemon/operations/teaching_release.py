@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.deidentification import teaching_image
 from qc_daemon.observe import log
 from qc_daemon.operations.shared import open_store, parse_person
@@ -109,6 +111,13 @@ def release(
             ErrorCode.STORAGE, f"{folder} cannot be written: {error.strerror}; try again"
         ) from error
     log.get(role="command").info("teaching images released", count=len(numbers))
+    record(
+        settings,
+        AuditKind.EXPORTED,
+        objects={"preparation": preparation},
+        detail={"what": "teaching images", "count": len(numbers), "anonymized": "true"},
+        clock=clock,
+    )
     waiting = sum(image["state"] == TO_LOOK_AT for image in body["images"])
     return TeachingOutcome(len(numbers), len(reject), waiting)
 

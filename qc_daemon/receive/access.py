@@ -8,13 +8,15 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind, Peer
 from qc_daemon.dicom.associate_pdu import (
     CALLING_NOT_RECOGNISED,
     TEMPORARY_CONGESTION,
@@ -35,11 +37,31 @@ REFRESH_SECONDS = 3.0
 WRITE_SECONDS = 3.0
 # Seconds for which the addresses of a destination's host are used without asking again.
 RESOLVE_SECONDS = 60.0
+# A refused caller that goes on calling is in the audit log again after so many seconds; of more
+# callers than that it is told when earlier ones are so long ago.
+AUDIT_SECONDS = 600.0
+_MAX_AUDITED = 1000
 # Refused callers that wait to be written; in a flood the others are only logged.
 _MAX_WAITING = 64
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class _AuditedCallers:
+    """Which refused callers the audit log is told of: each once in AUDIT_SECONDS, so that one who
+    calls all day does not fill it."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], float] = {}
+
+    def due(self, callers: Mapping[tuple[str, str], RefusedCaller]) -> list[RefusedCaller]:
+        """Those of the callers to tell of now."""
+        now = time.monotonic()
+        last = {key: at for key, at in self._last.items() if now - at < AUDIT_SECONDS}
+        due = [key for key in callers if key not in last][: max(0, _MAX_AUDITED - len(last))]
+        self._last = last | dict.fromkeys(due, now)
+        return [callers[key] for key in due]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +212,7 @@ class AccessPolicy:
         self._approved: list[PeerRule] | None = None
         self._refresh_due = self._write_due = 0.0
         self._waiting: dict[tuple[str, str], RefusedCaller] = {}
+        self._audited = _AuditedCallers()
 
     def replace_peers(self, peers: Iterable[PeerSettings]) -> None:
         """Go on with these peers of the settings; who was approved stays so."""
@@ -249,6 +272,15 @@ class AccessPolicy:
                 return
             self._write_due = time.monotonic() + WRITE_SECONDS
             waiting, self._waiting = self._waiting, {}
+            told = self._audited.due(waiting)
+        for caller in told:
+            recorder.enqueue(
+                None,
+                AuditKind.CALLER_REFUSED,
+                is_success=False,
+                peer=Peer(caller.ae_title, caller.address),
+                detail={"reason": caller.reason},
+            )
         try:
             with self._store.begin() as session:
                 records.record_refusals(session, waiting.values())

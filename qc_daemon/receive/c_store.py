@@ -16,6 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from detector.errors import QCError
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind, Peer
 from qc_daemon.dicom.dimse_request import RefusedRequestError, calling_ae, check
 from qc_daemon.dicom.status import (
     CANNOT_UNDERSTAND,
@@ -102,6 +104,14 @@ class StorageSCP:
                 "object not taken", error_type=type(error).__name__, error_at=log.where(error)
             )
             return RefusedRequestError(PROCESSING_FAILURE, "internal error").response()
+        # A thread writes it: nothing of the audit log is waited for here.
+        recorder.count_transfer(
+            AuditKind.RECEIVED,
+            Peer(receipt.calling_ae, event.assoc.requestor.address_info.address),
+            receipt.study_instance_uid,
+            receipt.patient_id,
+            receipt.sop_class_uid,
+        )
         counters.count_stored(admission.kind, receipt.size)
         counters.count_duration("store", time.monotonic() - begun)
         self.log.info(

@@ -5,14 +5,17 @@ which the next start removes (`reconcile`), and never one too few.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from qc_daemon.audit_trail import recorder
+from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.observe import log
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.received import retention
+from qc_daemon.records.received import exams, retention, revisions
 from qc_daemon.records.store import Store
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import Settings
@@ -60,7 +63,7 @@ def drop_due(
         due = retention.droppable(
             session, now, rule.keep, rule.source_destinations, rule.fetchable, limit=limit
         )
-    count = 0
+    dropped = []
     for original in due:
         with store.begin() as session:
             is_dropped = retention.drop(
@@ -73,8 +76,30 @@ def drop_due(
             )
         if is_dropped:
             _unlink(spool / original.path)
-            count += 1
-    return count
+            dropped.append(original.revision_id)
+    _record(store, dropped)
+    return len(dropped)
+
+
+def _record(store: Store, revision_ids: list[int]) -> None:
+    """Write to the audit log which exams lost how many originals."""
+    if not revision_ids or not recorder.is_used():
+        return
+    with store.read() as session:
+        exam_ids = Counter(
+            each.exam_id for each in revisions.facts_of(session, revision_ids).values()
+        )
+        identifiers = {exam_id: exams.identifiers(session, exam_id) for exam_id in exam_ids}
+    for exam_id, count in exam_ids.items():
+        study, patient_id = identifiers[exam_id]
+        recorder.enqueue(
+            None,
+            AuditKind.DELETED,
+            study=study,
+            patient_id=patient_id,
+            objects={"exam": exam_id},
+            detail={"what": "originals that destinations have", "count": count},
+        )
 
 
 def _unlink(path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import lease_owner
+from qc_daemon.audit_trail import recorder
 from qc_daemon.job_runner import JobRunner, run_loop
 from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import utc_now
@@ -389,6 +390,7 @@ def main() -> int:
     log.configure_service(settings.observe.log_level)
     counters.use(counters.SharedCounters(**orders["counters"]), orders["row"])
     store = Store(settings.store.url)
+    recorder.use(settings, role)
     context = RoleContext(
         settings, store, lease_owner(role, os.getpid()), orders["listeners"], orders["slots"]
     )

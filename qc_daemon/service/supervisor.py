@@ -5,6 +5,7 @@ died instead of being refused; and it releases the leases of a dead worker at on
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import queue
@@ -22,6 +23,9 @@ from pathlib import Path
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import has_exited, lease_owner
+from qc_daemon.audit_trail import forwarding
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import record
 from qc_daemon.observe import counters, endpoint, log, metrics
 from qc_daemon.observe.machine_watch import MachineWatch
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
@@ -44,7 +48,7 @@ from qc_daemon.service.roles import (
     WRONG_SETTINGS,
     handle_signals,
 )
-from qc_daemon.service.settings_reload import SettingsReload
+from qc_daemon.service.settings_reload import SettingsReload, compare
 from qc_daemon.service.systemd import SystemdNotifier
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock
@@ -96,13 +100,30 @@ def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: 
         listeners[WEB] = _listen_web(settings, config_path)
     _log_start(settings, store, roles, config_path)
     supervisor = Supervisor(settings, store, spool, listeners, config_path=config_path)
+    detail = {
+        "version": version("qc-daemon"),
+        "roles": ", ".join(roles),
+        "settings_sha256": hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+    }
+    _begin_forwarding(settings)
+    record(settings, AuditKind.START, detail=detail)
     try:
         return supervisor.run(roles)
     finally:
+        record(settings, AuditKind.STOP, detail={"roles": ", ".join(roles)})
         for listener in listeners.values():
             listener.close()
         store.close()
         _settle(settings.store.url)
+
+
+def _begin_forwarding(settings: Settings) -> None:
+    """Note where the audit log ends for servers that are new, so that they get what follows."""
+    try:
+        forwarding.begin(settings)
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        log.get(role="supervisor").error("audit messages not sent", reason=reason)
 
 
 def _settle(url: str) -> None:
@@ -340,6 +361,7 @@ class Supervisor:
         if "schedule" in roles:
             # One of several hosts, so that each machine is told of once.
             threading.Thread(target=self.machine_watch.run, args=(self._stop,), daemon=True).start()
+        forwarding.start(self.settings, self._stop)
         status = DONE
         try:
             while not self._stop.is_set() and status == DONE:
@@ -365,6 +387,7 @@ class Supervisor:
 
     def _reload(self, service: metrics.Service) -> None:
         """Read the settings again and have every process take them up."""
+        before = self.reloading.settings
         self.systemd.reloading()
         try:
             has_changed = self.reloading.read(self.config_path)
@@ -373,6 +396,8 @@ class Supervisor:
         if not has_changed:
             return
         self.settings = self.reloading.settings
+        changed = compare(before, self.settings).reloadable
+        record(self.settings, AuditKind.SETTINGS_CHANGED, detail={"settings": ", ".join(changed)})
         log.configure_service(self.settings.observe.log_level)
         service.use_settings(self.settings)
         self.machine_watch.use_settings(self.settings)

@@ -13,8 +13,10 @@ from fastapi.dependencies.models import Dependant
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from qc_daemon.audit_trail.recorder import act_as
 from qc_daemon.operations.principals import (
     Principal,
+    actor_of,
     principal_of_session,
     principal_of_token,
 )
@@ -50,6 +52,7 @@ class Access:
         principal = await run_in_threadpool(principal_of, request)
         if principal is None:
             raise LoginRequiredError
+        act_as(actor_of(principal))
         if self.verbs and not self.verbs & principal.verbs:
             raise HTTPException(403, "the role of this account does not allow it")
         if request.method not in _READS and principal.session_id is not None:

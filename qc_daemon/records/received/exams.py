@@ -344,6 +344,14 @@ def describe(session: Session, exam_id: int, description: dict[str, str]) -> boo
     return execute_update(session, statement.values(**description)) == 1
 
 
+def identifiers(session: Session, exam_id: int) -> tuple[str, str]:
+    """Study Instance UID and Patient ID of the exam. Raises NoResultFound."""
+    row = session.execute(
+        select(Exam.study_instance_uid, Exam.patient_id).where(Exam.id == exam_id)
+    ).one()
+    return row.study_instance_uid, row.patient_id
+
+
 def exam_content(session: Session, exam_id: int) -> ExamContent:
     """What there is to report of the exam now; raises LookupError if there is no such exam."""
     exam = session.execute(

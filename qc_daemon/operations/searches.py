@@ -1,0 +1,17 @@
+"""Searches, as the audit log has them."""
+
+from dataclasses import asdict
+
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import enqueue
+from qc_daemon.records.listings import ExamFilter
+from qc_daemon.settings import Settings
+
+
+def record_search(settings: Settings, what: str, exam_filter: ExamFilter) -> None:
+    """Write a search to the audit log: the fields that were given, and the values of those that are
+    of no person. What was typed as a patient may be a name."""
+    given = {name: value for name, value in asdict(exam_filter).items() if value}
+    known = {name: given[name] for name in ("exam_id", "study") if name in given}
+    detail = {"what": what, "fields": ", ".join(given) or "all"}
+    enqueue(settings, AuditKind.SEARCHED, objects=known, detail=detail)
