@@ -1,7 +1,7 @@
 """Whether a chain is as it was written: every record, their order, its end, and known anchors."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,3 +147,21 @@ def read_records(folder: Path, after: int = 0) -> Iterator[tuple[Link, Mapping[s
                 continue
             if link.sequence > after and line.endswith(b"\n"):
                 yield link, body
+
+
+def read_newest(
+    folder: Path, is_wanted: Callable[[Mapping[str, Any]], bool], files: int = 8
+) -> Mapping[str, Any] | None:
+    """The newest record that is wanted, of the newest files; None if there is none there."""
+    for path in reversed(segments(folder)[-files:]):
+        newest: Mapping[str, Any] | None = None
+        for line in _lines(path):
+            try:
+                read_link(line.rstrip(b"\n"))
+                body = json.loads(line)
+            except ValueError:
+                continue
+            newest = body if is_wanted(body) else newest
+        if newest is not None:
+            return newest
+    return None

@@ -325,21 +325,52 @@ def _choose_exam(choices: "Sequence[Progress]") -> int:
 
 
 @app.command()
-def doctor(config: Config = None, format: Format = "table") -> None:
+def doctor(
+    config: Config = None,
+    format: Format = "table",
+    check_name: Annotated[
+        list[str] | None,
+        typer.Option("--check", help="Only the check of this name; repeatable."),
+    ] = None,
+    support: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a .tar.gz for whoever helps: checks, settings without secrets,"
+            " versions, counts. It has no patient data; look before you send it."
+        ),
+    ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", exists=True, dir_okay=False, help="Log lines for --support (JSON, of a file)."
+        ),
+    ] = None,
+) -> None:
     """Check the installation and the service, and say what waits, failed or is damaged.
 
     Example: qc-daemon doctor --config qc-daemon.toml
+
+    Example: qc-daemon doctor --support help.tar.gz
     """
     from qc_daemon.operations.doctor import examine
 
     chosen = parse_format(format)
-    healthy, rows = True, []
-    for check in examine(load_settings(config)):
+    if log_file is not None and support is None:
+        raise console.UsageError("--log is for --support; give that too")
+    healthy, rows, results = True, [], []
+    settings = load_settings(config)
+    for check in examine(settings, check_name or ()):
+        results.append(check)
         if chosen == "table":
             say(f"{check.word:4} {check.name}: {check.message}")
         rows.append({"check": check.name, "result": check.word, "message": check.message})
         healthy = healthy and check.is_healthy
     if chosen != "table":
         write_list("checks", rows, chosen)
+    if support is not None:
+        from qc_daemon.operations.support import write_support
+
+        write_support(settings, support, results, log_file)
+        typer.echo(f"{support}: written", err=True)
     if not healthy:
         raise typer.Exit(console.FAILED)

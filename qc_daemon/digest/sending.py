@@ -15,12 +15,22 @@ from qc_daemon.settings import MailSettings, WebhookSettings
 TIMEOUT_SECONDS = 30.0
 
 
+def greet_mail_server(settings: MailSettings) -> None:
+    """Connect and log in as for a mail, and send none. Raises QCError as `send_mail`."""
+    _translate(None, settings)
+
+
 def send_mail(message: EmailMessage, settings: MailSettings) -> None:
     """Hand the mail to the server of the settings.
 
     Raises QCError: DELIVERY_REFUSED where it will never be taken (5yz), DELIVERY_FAILED where it
     may be later (4yz), DELIVERY_FORBIDDEN for TLS and who we are, DELIVERY_UNREACHABLE else.
     """
+    _translate(message, settings)
+
+
+def _translate(message: EmailMessage | None, settings: MailSettings) -> None:
+    """`_send` with its errors as QCError."""
     try:
         _send(message, settings)
     except smtplib.SMTPAuthenticationError as error:
@@ -40,7 +50,7 @@ def send_mail(message: EmailMessage, settings: MailSettings) -> None:
         raise _error(ErrorCode.DELIVERY_UNREACHABLE, "cannot be reached", error) from error
 
 
-def _send(message: EmailMessage, settings: MailSettings) -> None:
+def _send(message: EmailMessage | None, settings: MailSettings) -> None:
     context = ssl.create_default_context(cafile=settings.ca and str(settings.ca))
     host = settings.host or ""
     if settings.security == "tls":
@@ -54,7 +64,8 @@ def _send(message: EmailMessage, settings: MailSettings) -> None:
             server.starttls(context=context)
         if settings.user is not None and settings.password is not None:
             server.login(settings.user, read_secret(settings.password, "mail.password"))
-        server.send_message(message)
+        if message is not None:
+            server.send_message(message)
 
 
 def _refusal(code: int) -> QCError:

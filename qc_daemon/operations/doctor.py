@@ -6,8 +6,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +34,14 @@ from qc_daemon.operations.destinations import (
     destination_condition,
     unknown_destinations,
 )
+from qc_daemon.operations.doctor_checks.capabilities import check_capabilities, check_peers
+from qc_daemon.operations.doctor_checks.certificates import check_certificates
+from qc_daemon.operations.doctor_checks.check_result import CheckResult, NoticeError
+from qc_daemon.operations.doctor_checks.clock import check_clock
+from qc_daemon.operations.doctor_checks.disk import check_disk_speed
+from qc_daemon.operations.doctor_checks.schedule import check_backups, check_schedule
+from qc_daemon.operations.doctor_checks.servers import check_audit_log, check_mail
+from qc_daemon.operations.doctor_checks.web import check_web
 from qc_daemon.operations.part_checks import check_parts
 from qc_daemon.operations.queue import (
     missing_sender,
@@ -70,29 +77,26 @@ MAX_PARTS = 6
 SCRUB_OVERDUE = timedelta(days=8)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The result of one check; `warning`: it works, but someone should know."""
-
-    name: str
-    is_healthy: bool
-    message: str
-    warning: bool = False
-
-    @property
-    def word(self) -> str:
-        """The result as printed: ok, warn or FAIL."""
-        return ("warn" if self.warning else "ok") if self.is_healthy else "FAIL"
-
-
-class NoticeError(Exception):
-    """Raised by a check for something that works, but that someone should know."""
+def examine(settings: Settings, only: Collection[str] = ()) -> Iterator[CheckResult]:
+    """Every check, in the order an installer would fix them, or `only` those of these names; none
+    changes anything. Raises UsageError for a name that none has."""
+    checks = list(_checks(settings))
+    unknown = set(only) - {name for name, _, _ in checks}
+    if unknown:
+        names = ", ".join(name for name, _, _ in checks)
+        raise UsageError(f"--check {sorted(unknown)[0]}: give one of {names}")
+    return (
+        _run_check(name, check, subject)
+        for name, check, subject in checks
+        if not only or name in only
+    )
 
 
-def examine(settings: Settings) -> Iterator[CheckResult]:
-    """Every check, in the order an installer would fix them; none changes anything."""
+def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Any], str], Any]]:
+    """Name, function and subject of each check."""
     for name, check in (
         ("spool", _check_spool),
+        ("disk speed", check_disk_speed),
         ("database", _check_database),
         ("spool and database", _check_reconciliation),
         ("scrub", _check_scrub),
@@ -108,18 +112,27 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         ("device", _check_device),
         ("receiver", _check_receiver),
         ("metrics", _check_metrics),
+        ("web", check_web),
+        ("clock", check_clock),
+        ("certificates", check_certificates),
+        ("schedule", check_schedule),
+        ("backups", check_backups),
+        ("mail", check_mail),
+        ("audit log", check_audit_log),
+        ("peers", check_peers),
         ("destinations", _check_destinations),
     ):
-        yield _run_check(name, check, settings)
+        yield name, check, settings
     if settings.receive.tls is not None:
-        yield _run_check("certificate", _check_certificate, settings.receive.tls)
+        yield "certificate", _check_certificate, settings.receive.tls
     if settings.mail.host is not None or settings.webhook:
-        yield _run_check("digests", _check_digests, settings)
+        yield "digests", _check_digests, settings
     for destination in settings.destination:
         subject = (settings, destination)
-        yield _run_check(f"destination {destination.name}", _check_destination, subject)
+        yield f"destination {destination.name}", _check_destination, subject
         if destination.kind == "dicom":
-            yield _run_check(f"commitment {destination.name}", _check_commitment, subject)
+            yield f"commitment {destination.name}", _check_commitment, subject
+            yield f"classes {destination.name}", check_capabilities, subject
 
 
 def _run_check(name: str, check: Callable[[T], str], subject: T) -> CheckResult:

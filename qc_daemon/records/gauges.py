@@ -20,6 +20,7 @@ from qc_daemon.records.tables import (
     DestinationState,
     DigestRow,
     DigestState,
+    Exam,
     Revision,
     RevisionState,
 )
@@ -137,3 +138,8 @@ def arrivals(
     )
     for row in rows:
         yield row.calling_ae, row.received_at
+
+
+def has_exams(session: Session) -> bool:
+    """Whether anything was ever received."""
+    return session.scalar(select(Exam.id).limit(1)) is not None

@@ -36,11 +36,11 @@ class Authority:
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path) -> "Authority":
+    def make(cls, folder: Path, days: int = 10) -> "Authority":
         folder.mkdir(parents=True)
         authority = cls(folder)
         _openssl("req", "-x509", *_KEY, "-keyout", authority._key, "-out", authority.certificate,
-                 "-days", "10", "-subj", f"/CN=Authority {folder.name}")  # fmt: skip
+                 "-days", days, "-subj", f"/CN=Authority {folder.name}")  # fmt: skip
         return authority
 
     @property

@@ -337,3 +337,22 @@ def _common_value(rows: Collection[Any], concept: str) -> float | None:
         if row.concept == concept:
             by_fetus.setdefault(row.fetus, row.value)
     return by_fetus.popitem()[1] if len(set(by_fetus.values())) == 1 else None
+
+
+def newest_stamps(
+    session: Session, limit: int
+) -> list[tuple[str, str | None, str | None, datetime]]:
+    """Of the newest contents: who sent it, when it was made by its header, the header's zone, and
+    when it came."""
+    rows = session.execute(
+        select(
+            Revision.calling_ae,
+            AcquisitionRow.acquired,
+            AcquisitionRow.acquired_zone,
+            Revision.received_at,
+        )
+        .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id)
+        .order_by(Revision.id.desc())
+        .limit(limit)
+    )
+    return [(row.calling_ae, row.acquired, row.acquired_zone, row.received_at) for row in rows]

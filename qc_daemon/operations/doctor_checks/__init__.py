@@ -1,0 +1,1 @@
+"""Checks of `doctor` on what surrounds the service: disk, clock, certificates, mail, peers."""
