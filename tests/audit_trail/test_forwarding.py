@@ -32,7 +32,7 @@ def append(folder: Path, count: int) -> None:
     event = AuditEvent(
         AuditKind.RECEIVED, peer=Peer("Übersee", "10.1.0.5"), study="1.2.3", patient_id="P1"
     )
-    AuditChain(folder, 1000).append([(datetime.now(UTC), event)] * count)
+    AuditChain(folder, 500).append([(datetime.now(UTC), event)] * count)
 
 
 @pytest.fixture

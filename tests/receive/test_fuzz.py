@@ -18,6 +18,8 @@ import pytest
 from sqlalchemy import select
 
 from detector.errors import FAILURE_CLASS, FailureClass, QCError
+from qc_daemon.audit_trail.chain import chain_name
+from qc_daemon.audit_trail.verification import verify
 from qc_daemon.receive.identifiers import data_set_offset
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Instance, Revision
@@ -83,13 +85,14 @@ class Target:
         return level
 
     def outside(self) -> set[Path]:
-        """Files beside what a receiver may write: spool, database, log."""
+        """Files beside what a receiver may write: spool, database, log, audit log."""
         folder = self.service.folder
         return {
             path
             for path in folder.rglob("*")
             if path.is_file()
             and not path.is_relative_to(folder / "spool")
+            and not path.is_relative_to(folder / "audit-log")
             and not path.name.startswith(("qc.", "log-"))
         }
 
@@ -208,6 +211,7 @@ def assert_unharmed(target: Target) -> None:
         assert target.service.events(event) == []
     assert list(target.home.iterdir()) == []
     assert target.outside() == set()
+    assert verify(target.service.folder / "audit-log" / chain_name()).problems == []
 
 
 def assert_all_stored(target: Target) -> None:
