@@ -144,10 +144,11 @@ def actor_of(principal: Principal) -> Actor:
 _AUDITED = {
     AccessAction.EXAM: AuditKind.VIEWED,
     AccessAction.PICTURE: AuditKind.VIEWED,
+    AccessAction.REPORT: AuditKind.VIEWED,
     AccessAction.EXPORT: AuditKind.EXPORTED,
     AccessAction.ACCESS_LOG: AuditKind.LOG_USED,
 }
-"""What of it the audit log has from here; a review is recorded where it is made."""
+"""What of it the audit log has from here; reviews and changes are recorded where they are made."""
 
 
 def principal_of_session(
@@ -233,6 +234,6 @@ def record_access(
             actor=actor_of(principal),
             study=study,
             patient_id=patient_id,
-            objects={"exam": exam_id, "finding": finding_id},
+            objects={"exam": exam_id, "finding": finding_id, "person": subject},
             detail={"what": action},
         )

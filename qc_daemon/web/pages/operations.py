@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from qc_daemon.operations.destinations import destination_notes, list_destinations
 from qc_daemon.operations.disk import read_disk_use
-from qc_daemon.operations.doctor import CheckResult, examine
+from qc_daemon.operations.doctor import examine
+from qc_daemon.operations.doctor_checks.check_result import CheckResult
 from qc_daemon.operations.peers import list_peers
 from qc_daemon.operations.principals import Principal
 from qc_daemon.operations.queue import count_problems
