@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -86,6 +86,10 @@ lock:
 # A package for Debian and Ubuntu in dist/; installing it takes the steps of deploy/install.sh.
 deb: install
 	sh deploy/debian/make_package.sh
+
+# dist/sbom.cdx.json: what a host that scores gets (CycloneDX).
+sbom: install
+	sh deploy/make_sbom.sh
 
 # PyTorch without CUDA, for hosts that have no GPU: the same pair of versions, from PyTorch's own index.
 lock-cpu:

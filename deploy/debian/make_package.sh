@@ -19,7 +19,7 @@ for each in qc_daemon detector model training migrations deploy docs; do
   find "$each" -type f ! -path '*/__pycache__/*' ! -path 'docs/pictures/*' -exec cp --parents {} "$share" \;
 done
 cp pyproject.toml README.md LICENSE NOTICE "$share/"
-rm -rf "$share/deploy/debian" "$share/deploy/system-tools.sh"
+rm -rf "$share/deploy/debian" "$share/deploy/system-tools.sh" "$share/deploy/make_sbom.sh"
 find "$share" -type f -exec chmod 0644 {} +
 chmod 0755 "$share/deploy/install.sh" "$share/deploy/qc-daemon" "$share/training"/*.sh
 install -m 0755 deploy/qc-daemon "$root/usr/bin/qc-daemon"
