@@ -24,8 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qc_daemon.audit.audit import FALSE_DISCOVERY_RATE
-from qc_daemon.audit.flags import TREND_FALSE_DISCOVERY_RATE
-from qc_daemon.audit.proportions import Proportion
+from qc_daemon.audit.statistics.proportions import Proportion
+from qc_daemon.audit.subjects.flags import TREND_FALSE_DISCOVERY_RATE
 from qc_daemon.operations.audits import run_audit
 from qc_daemon.operations.result_import import import_findings
 from qc_daemon.records import schema

@@ -23,7 +23,7 @@ from model.criteria.faults import (
     UNLIKE_STANDARD,
 )
 from model.criteria.rules import RULES
-from qc_daemon.audit.image_drift import STATISTIC_WORDS
+from qc_daemon.audit.drift.image_drift import STATISTIC_WORDS
 from qc_daemon.language.catalogues import ENGLISH, LANGUAGES, catalogue_path
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words

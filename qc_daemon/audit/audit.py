@@ -14,15 +14,12 @@ import numpy as np
 from scipy import stats
 
 from model.criteria.rules import RULES
-from qc_daemon.audit import bundle_reference
-from qc_daemon.audit.benchmark import Bools
-from qc_daemon.audit.bundle_reference import References
-from qc_daemon.audit.changes import ModelChange, model_changes
-from qc_daemon.audit.drift import NIGHTS, SIGNALS, Drift, drifts
-from qc_daemon.audit.drift_windows import BUNDLE, RECENT_DAYS, REFERENCE_DAYS
-from qc_daemon.audit.flags import TREND_FALSE_DISCOVERY_RATE, call_measures
-from qc_daemon.audit.history import LimitKey, Limits, PointLimits, rounded
-from qc_daemon.audit.image_drift import (
+from qc_daemon.audit.drift import bundle_reference
+from qc_daemon.audit.drift.bundle_reference import References
+from qc_daemon.audit.drift.changes import ModelChange, model_changes
+from qc_daemon.audit.drift.drift import NIGHTS, SIGNALS, Drift, drifts
+from qc_daemon.audit.drift.drift_windows import BUNDLE, RECENT_DAYS, REFERENCE_DAYS
+from qc_daemon.audit.drift.image_drift import (
     EMBEDDING,
     LEAST_EFFECT,
     MOST_EMBEDDINGS,
@@ -31,19 +28,27 @@ from qc_daemon.audit.image_drift import (
 )
 from qc_daemon.audit.measures import KINDS, Frame, Kind, iter_counted
 from qc_daemon.audit.nuchal import NuchalCurve
-from qc_daemon.audit.nuchal_measures import add_nuchal
-from qc_daemon.audit.proportions import ALARM, MIN_JUDGED, WARNING
 from qc_daemon.audit.readings import NO_READINGS, Readings, agreement_tables
 from qc_daemon.audit.rows import UNDECIDED, BundleKey, Rows
-from qc_daemon.audit.subject_histories import (
+from qc_daemon.audit.statistics.benchmark import Bools
+from qc_daemon.audit.statistics.history import LimitKey, Limits, PointLimits, rounded
+from qc_daemon.audit.statistics.proportions import ALARM, MIN_JUDGED, WARNING
+from qc_daemon.audit.subjects.flags import TREND_FALSE_DISCOVERY_RATE, call_measures
+from qc_daemon.audit.subjects.nuchal_measures import add_nuchal
+from qc_daemon.audit.subjects.subject_histories import (
     CUSUM_RATIO,
     CUSUM_RUN_LENGTH,
     add_group_history,
     add_histories,
     add_trends,
 )
-from qc_daemon.audit.subject_measures import SubjectMeasures, add_group, add_seconds, add_shares
-from qc_daemon.audit.subjects import subjects_of
+from qc_daemon.audit.subjects.subject_measures import (
+    SubjectMeasures,
+    add_group,
+    add_seconds,
+    add_shares,
+)
+from qc_daemon.audit.subjects.subjects import subjects_of
 
 _REACH = float(stats.norm.ppf(1 - WARNING))
 _WHOLE = 20

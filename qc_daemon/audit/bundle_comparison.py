@@ -16,10 +16,10 @@ import numpy as np
 
 from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from qc_daemon.audit.agreement import bootstrap_tables, cross_table, mcnemar
-from qc_daemon.audit.benchmark import Ints
-from qc_daemon.audit.history import rounded
 from qc_daemon.audit.readings import ANSWERS, agreement_table
+from qc_daemon.audit.statistics.agreement import bootstrap_tables, cross_table, mcnemar
+from qc_daemon.audit.statistics.benchmark import Ints
+from qc_daemon.audit.statistics.history import rounded
 
 VERDICTS = (STANDARD, NON_STANDARD, REVIEW)
 VIEWS = tuple(view.value for view in View)

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from detector.anatomy import View
-from qc_daemon.audit.benchmark import Bools, Cells, Floats, Ints, Trials, make_cells
-from qc_daemon.audit.history import week_of
 from qc_daemon.audit.rows import SHARED, UNDECIDED, UNKNOWN, Rows
+from qc_daemon.audit.statistics.benchmark import Bools, Cells, Floats, Ints, Trials, make_cells
+from qc_daemon.audit.statistics.history import week_of
 
 Kind = Literal["person", "device", "site"]
 KINDS: tuple[Kind, ...] = ("person", "device", "site")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qc_daemon.audit.benchmark import Bools, Floats, Ints
 from qc_daemon.audit.measures import CRL_RANGE, Frame
+from qc_daemon.audit.statistics.benchmark import Bools, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

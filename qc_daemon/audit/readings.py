@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from qc_daemon.audit.agreement import Agreement, bootstrap_tables, cross_table
-from qc_daemon.audit.benchmark import Ints
-from qc_daemon.audit.history import rounded
+from qc_daemon.audit.statistics.agreement import Agreement, bootstrap_tables, cross_table
+from qc_daemon.audit.statistics.benchmark import Ints
+from qc_daemon.audit.statistics.history import rounded
 
 ANSWERS = ("standard", "non-standard")
 

@@ -19,10 +19,10 @@ from detector.errors import ErrorCode, QCError
 from detector.process_id import lease_owner
 from model.finding import NON_STANDARD, STANDARD
 from qc_daemon.audit.audit import Audit, AuditRules, make_audit
-from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import AuditFinding, BundleKey, Rows, RowsBuilder
+from qc_daemon.audit.statistics.history import LimitKey, PointLimits
 from qc_daemon.operations.bundles import image_references
 from qc_daemon.operations.online_work import AUDIT_SECONDS, OnlineWork
 from qc_daemon.operations.shadow_audits import (

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from qc_daemon.audit.audit import AuditRules, criteria_version, make_audit
-from qc_daemon.audit.history import LimitKey, PointLimits, history, share_points
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import Rows, RowsBuilder
+from qc_daemon.audit.statistics.history import LimitKey, PointLimits, history, share_points
 from qc_daemon.records.results.audits import encode
 from tests.support.histories import (
     VIEWS,

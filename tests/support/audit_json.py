@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 from scipy.special import expit, logit
 
-from qc_daemon.audit.proportions import Proportion
+from qc_daemon.audit.statistics.proportions import Proportion
 
 VIEWS = ("NT", "CRL", "HEAD", "ABDOMEN")
 CODES = ("CRIT-NECK", "CRIT-SIZE", "CRIT-GAIN", "CRIT-NASAL", "CRIT-FALX", "CRIT-CORD")

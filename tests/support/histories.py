@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 from model.image_features import STATISTICS, ImageFeatures
 from qc_daemon.audit.audit import Audit, AuditRules, make_audit
-from qc_daemon.audit.history import Limits
 from qc_daemon.audit.rows import Rows, RowsBuilder
+from qc_daemon.audit.statistics.history import Limits
 from qc_daemon.operations.audits import moment_of, row_of
 from qc_daemon.records.results.audit_rows import AuditedFinding
 from training.phantom.history import make_history

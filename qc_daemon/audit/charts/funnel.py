@@ -40,7 +40,7 @@ from qc_daemon.audit.charts.drawing import (
     overlap,
     shorten,
 )
-from qc_daemon.audit.proportions import MIN_JUDGED, FunnelLimits, Proportion
+from qc_daemon.audit.statistics.proportions import MIN_JUDGED, FunnelLimits, Proportion
 from qc_daemon.language.wording import Wording
 
 _PLOT = 230.0

@@ -31,7 +31,7 @@ from qc_daemon.audit.charts.drawing import (
     Tone,
     shorten,
 )
-from qc_daemon.audit.proportions import Proportion
+from qc_daemon.audit.statistics.proportions import Proportion
 from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording
 

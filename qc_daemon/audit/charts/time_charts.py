@@ -39,7 +39,7 @@ from qc_daemon.audit.charts.drawing import (
     Text,
     Tone,
 )
-from qc_daemon.audit.control_charts import RUN, Rule
+from qc_daemon.audit.statistics.control_charts import RUN, Rule
 from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording
 

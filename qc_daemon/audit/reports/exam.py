@@ -9,7 +9,6 @@ from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from qc_daemon.audit.charts.drawing import Table
 from qc_daemon.audit.charts.rows import ForestRow, forest_chart
-from qc_daemon.audit.proportions import Proportion
 from qc_daemon.audit.reports.document import (
     Block,
     Callout,
@@ -25,6 +24,7 @@ from qc_daemon.audit.reports.document import (
 from qc_daemon.audit.reports.facts import AuditFacts
 from qc_daemon.audit.reports.sections import agreement_section, dispute_section
 from qc_daemon.audit.reports.words import Names, criterion_words
+from qc_daemon.audit.statistics.proportions import Proportion
 from qc_daemon.language.wording import Wording
 
 

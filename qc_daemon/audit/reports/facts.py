@@ -11,9 +11,9 @@ from typing import Any
 
 from scipy import stats
 
-from qc_daemon.audit.drift_windows import BUNDLE
-from qc_daemon.audit.image_drift import EMBEDDING, STATISTIC
-from qc_daemon.audit.proportions import (
+from qc_daemon.audit.drift.drift_windows import BUNDLE
+from qc_daemon.audit.drift.image_drift import EMBEDDING, STATISTIC
+from qc_daemon.audit.statistics.proportions import (
     ALARM,
     MIN_JUDGED,
     WARNING,

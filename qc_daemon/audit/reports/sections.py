@@ -18,9 +18,7 @@ from qc_daemon.audit.charts.time_charts import (
     control_chart,
     cusum_chart,
 )
-from qc_daemon.audit.control_charts import ALARMS
-from qc_daemon.audit.image_drift import EMBEDDING
-from qc_daemon.audit.proportions import MIN_JUDGED, Proportion
+from qc_daemon.audit.drift.image_drift import EMBEDDING
 from qc_daemon.audit.reports import facts
 from qc_daemon.audit.reports.document import (
     Block,
@@ -48,6 +46,8 @@ from qc_daemon.audit.reports.words import (
     rule_words,
     value_words,
 )
+from qc_daemon.audit.statistics.control_charts import ALARMS
+from qc_daemon.audit.statistics.proportions import MIN_JUDGED, Proportion
 from qc_daemon.language.wording import Wording
 
 MAX_CRITERIA = 12

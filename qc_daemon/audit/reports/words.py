@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from detector.anatomy import View
 from model.criteria.faults import FAULTS, capitalise
-from qc_daemon.audit.control_charts import RUN
-from qc_daemon.audit.image_drift import STATISTIC, STATISTIC_WORDS
+from qc_daemon.audit.drift.image_drift import STATISTIC, STATISTIC_WORDS
 from qc_daemon.audit.reports import facts
 from qc_daemon.audit.reports.facts import Drift, Measure
+from qc_daemon.audit.statistics.control_charts import RUN
 from qc_daemon.language.wording import Wording
 
 _WHOLE = 20

@@ -26,8 +26,8 @@ from qc_daemon.audit.charts.time_charts import (
     control_chart,
     cusum_chart,
 )
-from qc_daemon.audit.control_charts import Rule
-from qc_daemon.audit.proportions import Proportion, funnel_limits
+from qc_daemon.audit.statistics.control_charts import Rule
+from qc_daemon.audit.statistics.proportions import Proportion, funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording

@@ -15,7 +15,6 @@ import pytest
 from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from qc_daemon.audit.charts.drawing import Marker
-from qc_daemon.audit.proportions import funnel_limits
 from qc_daemon.audit.reports.document import ChartBlock, Document, Heading, Picture, TableBlock
 from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
 from qc_daemon.audit.reports.facts import AuditFacts, Limits
@@ -25,6 +24,7 @@ from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
 from qc_daemon.audit.reports.sections import Composer
 from qc_daemon.audit.reports.words import Names
+from qc_daemon.audit.statistics.proportions import funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
 from tests.support import pdf

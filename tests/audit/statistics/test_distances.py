@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
-from qc_daemon.audit.distances import (
+from qc_daemon.audit.statistics.distances import (
     ReferenceBins,
     compare_samples,
     energy_distance,

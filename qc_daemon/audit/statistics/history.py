@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Floats, Ints
-from qc_daemon.audit.control_charts import Chart, p_prime_chart, xmr_chart
+from qc_daemon.audit.statistics.benchmark import Floats, Ints
+from qc_daemon.audit.statistics.control_charts import Chart, p_prime_chart, xmr_chart
 
 DAYS_OF_WEEK = 7
 PERIODS = (1, 4, 13)

@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Floats, Ints, Trials, compare
-from qc_daemon.audit.control_charts import ewma_chart, limit_for_run_length, risk_adjusted_weights
-from qc_daemon.audit.history import (
+from qc_daemon.audit.measures import Counted, Frame, Kind, iter_counted, standard
+from qc_daemon.audit.rows import UNDECIDED
+from qc_daemon.audit.statistics.benchmark import Floats, Ints, Trials, compare
+from qc_daemon.audit.statistics.control_charts import (
+    ewma_chart,
+    limit_for_run_length,
+    risk_adjusted_weights,
+)
+from qc_daemon.audit.statistics.history import (
     DAYS_OF_WEEK,
     LEAST_OF_MEAN,
     LEAST_OF_SHARE,
@@ -26,11 +32,9 @@ from qc_daemon.audit.history import (
     weeks_of_points,
     with_least,
 )
-from qc_daemon.audit.measures import Counted, Frame, Kind, iter_counted, standard
-from qc_daemon.audit.proportions import MIN_JUDGED, WARNING
-from qc_daemon.audit.rows import UNDECIDED
-from qc_daemon.audit.subject_measures import ADJUSTED_BY, SubjectMeasures, new_measure
-from qc_daemon.audit.trends import trends
+from qc_daemon.audit.statistics.proportions import MIN_JUDGED, WARNING
+from qc_daemon.audit.statistics.trends import trends
+from qc_daemon.audit.subjects.subject_measures import ADJUSTED_BY, SubjectMeasures, new_measure
 
 CUSUM_RATIO, CUSUM_RUN_LENGTH = 2.0, 5000.0
 """A risk-adjusted CUSUM looks for doubled (and halved) odds of failing, and signals by chance once

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Comparison, Floats, Ints, Trials, between_variance
-from qc_daemon.audit.proportions import MIN_JUDGED
+from qc_daemon.audit.statistics.benchmark import Comparison, Floats, Ints, Trials, between_variance
+from qc_daemon.audit.statistics.proportions import MIN_JUDGED
 
 YEAR = 365.25
 LEAST_DAYS = 180

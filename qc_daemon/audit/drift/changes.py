@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Bools, Floats, Ints
 from qc_daemon.audit.measures import Frame
+from qc_daemon.audit.statistics.benchmark import Bools, Floats, Ints
 
 WINDOW = 56
 """Days before and after that are compared."""

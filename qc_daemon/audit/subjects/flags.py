@@ -7,10 +7,10 @@ from typing import Any
 
 from scipy import stats
 
-from qc_daemon.audit.discoveries import adjust_families
-from qc_daemon.audit.history import rounded
-from qc_daemon.audit.proportions import ALARM, adjust
-from qc_daemon.audit.subject_measures import SubjectMeasures
+from qc_daemon.audit.statistics.discoveries import adjust_families
+from qc_daemon.audit.statistics.history import rounded
+from qc_daemon.audit.statistics.proportions import ALARM, adjust
+from qc_daemon.audit.subjects.subject_measures import SubjectMeasures
 
 TREND_FALSE_DISCOVERY_RATE = 0.05
 """Of persons' own trends: they compare nobody with others."""

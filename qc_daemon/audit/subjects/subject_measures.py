@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Bools, Comparison, Ints, compare
-from qc_daemon.audit.history import count, rounded, wilson
 from qc_daemon.audit.measures import Counted, Frame, Kind, seconds_per_view
-from qc_daemon.audit.proportions import ALARM, FunnelLimits, Proportion, power, tail, two_sided
+from qc_daemon.audit.statistics.benchmark import Bools, Comparison, Ints, compare
+from qc_daemon.audit.statistics.history import count, rounded, wilson
+from qc_daemon.audit.statistics.proportions import (
+    ALARM,
+    FunnelLimits,
+    Proportion,
+    power,
+    tail,
+    two_sided,
+)
 
 WORSE_BY = 0.15
 """The power is that to call somebody whose share is lower by this."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qc_daemon.audit.benchmark import Floats, Ints
 from qc_daemon.audit.measures import MONTH
+from qc_daemon.audit.statistics.benchmark import Floats, Ints
 
 REFERENCE_DAYS = 182
 RECENT_DAYS = 28

@@ -18,16 +18,14 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Bools, Floats, Ints
-from qc_daemon.audit.bundle_reference import (
+from qc_daemon.audit.drift.bundle_reference import (
     BundlePictures,
     EmbeddingsOrBundle,
     References,
     StatisticOrBundle,
 )
-from qc_daemon.audit.changes import case_residuals
-from qc_daemon.audit.distances import MIN_SAMPLE, ReferenceBins
-from qc_daemon.audit.drift_windows import (
+from qc_daemon.audit.drift.changes import case_residuals
+from qc_daemon.audit.drift.drift_windows import (
     BUNDLE,
     OTHERS,
     OWN,
@@ -37,7 +35,7 @@ from qc_daemon.audit.drift_windows import (
     recent_window,
     reference_ends,
 )
-from qc_daemon.audit.image_drift import (
+from qc_daemon.audit.drift.image_drift import (
     EMBEDDING,
     STATISTIC_FEATURES,
     EmbeddingSamples,
@@ -45,7 +43,9 @@ from qc_daemon.audit.image_drift import (
     SubjectRows,
 )
 from qc_daemon.audit.measures import MONTH, Frame, Kind
-from qc_daemon.audit.proportions import adjust
+from qc_daemon.audit.statistics.benchmark import Bools, Floats, Ints
+from qc_daemon.audit.statistics.distances import MIN_SAMPLE, ReferenceBins
+from qc_daemon.audit.statistics.proportions import adjust
 
 FEATURES = ("log-odds", "confidence", "detections", "view-probability")
 NIGHTS, SIGNALS = 5, 3

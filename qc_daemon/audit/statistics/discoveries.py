@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from qc_daemon.audit.proportions import adjust
+from qc_daemon.audit.statistics.proportions import adjust
 
 Subject = TypeVar("Subject", bound=Hashable)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from qc_daemon.audit.agreement import (
+from qc_daemon.audit.statistics.agreement import (
     Agreement,
     bootstrap_tables,
     cross_table,

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from qc_daemon.audit.benchmark import Bools, Ints
-from qc_daemon.audit.flags import flags_of, measure_order
-from qc_daemon.audit.history import rounded
 from qc_daemon.audit.measures import Frame, Kind
 from qc_daemon.audit.rows import UNDECIDED, Rows
-from qc_daemon.audit.subject_measures import SubjectMeasures
+from qc_daemon.audit.statistics.benchmark import Bools, Ints
+from qc_daemon.audit.statistics.history import rounded
+from qc_daemon.audit.subjects.flags import flags_of, measure_order
+from qc_daemon.audit.subjects.subject_measures import SubjectMeasures
 
 EXAMPLES = 3
 

@@ -9,10 +9,10 @@ from detector.anatomy import View
 from model.image_features import STATISTICS
 from model.image_reference import ImageReference, ViewReference
 from qc_daemon.audit.audit import AuditRules, make_audit
-from qc_daemon.audit.bundle_reference import LEAST_EFFECT, MIN_PICTURES, References
-from qc_daemon.audit.drift import Drift, drifts
-from qc_daemon.audit.drift_windows import BUNDLE, OWN
-from qc_daemon.audit.image_drift import EMBEDDING
+from qc_daemon.audit.drift.bundle_reference import LEAST_EFFECT, MIN_PICTURES, References
+from qc_daemon.audit.drift.drift import Drift, drifts
+from qc_daemon.audit.drift.drift_windows import BUNDLE, OWN
+from qc_daemon.audit.drift.image_drift import EMBEDDING
 from qc_daemon.audit.measures import Frame
 from qc_daemon.audit.rows import RowsBuilder
 from tests.support.audit_findings import BUNDLE as KEY

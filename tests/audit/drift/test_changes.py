@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qc_daemon.audit.changes import model_changes
-from tests.audit.test_bundle_reference import frame_of
+from qc_daemon.audit.drift.changes import model_changes
+from tests.audit.drift.test_bundle_reference import frame_of
 
 
 @pytest.mark.filterwarnings("error")

@@ -6,18 +6,24 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.benchmark import Bools, Floats, Ints, between_variance, compare_means
-from qc_daemon.audit.history import LimitKey, Limits, PointLimits, mean_points, rounded
 from qc_daemon.audit.measures import Frame, Kind
 from qc_daemon.audit.nuchal import NuchalCurve, log_multiples
-from qc_daemon.audit.proportions import ALARM, MIN_JUDGED, WARNING
-from qc_daemon.audit.subject_histories import (
+from qc_daemon.audit.statistics.benchmark import (
+    Bools,
+    Floats,
+    Ints,
+    between_variance,
+    compare_means,
+)
+from qc_daemon.audit.statistics.history import LimitKey, Limits, PointLimits, mean_points, rounded
+from qc_daemon.audit.statistics.proportions import ALARM, MIN_JUDGED, WARNING
+from qc_daemon.audit.subjects.subject_histories import (
     complete_weeks,
     set_history,
     set_own_trend,
     weekly_ewma,
 )
-from qc_daemon.audit.subject_measures import SubjectMeasures, new_measure, subject_of_exams
+from qc_daemon.audit.subjects.subject_measures import SubjectMeasures, new_measure, subject_of_exams
 
 
 def add_nuchal(

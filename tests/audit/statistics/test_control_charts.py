@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
-from qc_daemon.audit.control_charts import (
+from qc_daemon.audit.statistics.control_charts import (
     Rule,
     average_run_length,
     cusum,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qc_daemon.audit.proportions import (
+from qc_daemon.audit.statistics.proportions import (
     ALARM,
     WARNING,
     Overdispersion,

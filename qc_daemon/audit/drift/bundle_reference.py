@@ -15,16 +15,14 @@ import numpy.typing as npt
 
 from model.image_features import STATISTICS
 from model.image_reference import ImageReference, ViewReference
-from qc_daemon.audit.benchmark import Floats, Ints
-from qc_daemon.audit.distances import MIN_SAMPLE
-from qc_daemon.audit.drift_windows import (
+from qc_daemon.audit.drift.drift_windows import (
     BUNDLE,
     LONGEST_RECENT_DAYS,
     DriftTest,
     Month,
     recent_window,
 )
-from qc_daemon.audit.image_drift import (
+from qc_daemon.audit.drift.image_drift import (
     MIN_EMBEDDINGS,
     MIN_EXAMS,
     MOST_EMBEDDINGS,
@@ -39,6 +37,8 @@ from qc_daemon.audit.image_drift import (
     inflation_of,
 )
 from qc_daemon.audit.rows import Rows
+from qc_daemon.audit.statistics.benchmark import Floats, Ints
+from qc_daemon.audit.statistics.distances import MIN_SAMPLE
 
 LEAST_EFFECT = 1.0
 """Squared standard deviations of the bundle's pictures: of two normal laws so far apart PSI is as

@@ -16,19 +16,24 @@ import numpy.typing as npt
 from scipy import stats
 
 from model.image_features import STATISTICS
-from qc_daemon.audit.benchmark import Bools, Floats, Ints
-from qc_daemon.audit.changes import case_residuals
-from qc_daemon.audit.distances import MIN_SAMPLE, ReferenceBins, compare_samples, stability_index
-from qc_daemon.audit.drift_windows import (
+from qc_daemon.audit.drift.changes import case_residuals
+from qc_daemon.audit.drift.drift_windows import (
     DriftTest,
     Month,
     ramp_begin,
     recent_window,
     reference_ends,
 )
-from qc_daemon.audit.history import week_of
 from qc_daemon.audit.measures import MONTH, Frame, Kind
 from qc_daemon.audit.rows import Embeddings
+from qc_daemon.audit.statistics.benchmark import Bools, Floats, Ints
+from qc_daemon.audit.statistics.distances import (
+    MIN_SAMPLE,
+    ReferenceBins,
+    compare_samples,
+    stability_index,
+)
+from qc_daemon.audit.statistics.history import week_of
 
 STATISTIC = "image:"
 """Features that are image statistics begin so, as `image:mean`."""

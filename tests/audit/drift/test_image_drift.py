@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model.image_features import STATISTICS
-from qc_daemon.audit.drift import NIGHTS, Drift, drifts
-from qc_daemon.audit.image_drift import EMBEDDING, LEAST_EFFECT, MOST_EMBEDDINGS
+from qc_daemon.audit.drift.drift import NIGHTS, Drift, drifts
+from qc_daemon.audit.drift.image_drift import EMBEDDING, LEAST_EFFECT, MOST_EMBEDDINGS
 from qc_daemon.audit.measures import Frame
 from qc_daemon.audit.rows import MOST_EMBEDDINGS as MOST_OF_FOUR_WEEKS
 from qc_daemon.audit.rows import BundleKey, RowsBuilder

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import expit, logit
 
-from qc_daemon.audit.proportions import (
+from qc_daemon.audit.statistics.proportions import (
     ALARM,
     MIN_JUDGED,
     WARNING,

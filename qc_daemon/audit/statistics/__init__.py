@@ -1,0 +1,1 @@
+"""What numbers mean: proportions, charts, case mix, agreement, distances; no audit in them."""
