@@ -753,7 +753,7 @@ histories = given(steps=st.lists(step, max_size=8))
 on_one_database = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=40, suppress_health_check=on_one_database)
+@settings(max_examples=20, suppress_health_check=on_one_database)
 @histories
 def test_histories_are_never_rewritten_and_come_back_from_their_export(
     two_sites: tuple[Site, Site], tmp_path: Path, steps: list[dict[str, Any]]

@@ -41,7 +41,7 @@ def test_its_card_is_written_from_its_manifest() -> None:
 
 def test_a_few_unseen_phantoms(judge: Judge) -> None:
     """A quick check; `-m slow` judges the 400 of the acceptance."""
-    figures = evaluate_phantoms(judge, 16, UNSEEN)
+    figures = evaluate_phantoms(judge, 10, UNSEEN)
     assert figures["views"]["accuracy"]["value"] >= 0.95
     assert figures["quality"]["AUROC"]["value"] >= 0.95
     assert figures["detector"]["map50"]["value"] >= 0.8
