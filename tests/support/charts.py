@@ -22,7 +22,7 @@ def check_chart(chart: Chart) -> ElementTree.Element:
     svg = write_svg(drawing, "c1")
     assert svg == write_svg(drawing, "c1")
     root = ElementTree.fromstring(svg)
-    assert root.get("role") == "img"
+    assert root.get("role") == ("group" if root.findall(f".//{SVG}a") else "img")
     assert root.find(f"{SVG}title") is not None
     assert root.find(f"{SVG}desc") is not None
     assert not root.findall(f".//{SVG}script")

@@ -171,8 +171,11 @@ def write_svg(drawing: Drawing, name: str) -> str:
 
     The same drawing and name make the same text.
     """
+    # A picture has no links in it, for who hears the page: then it is a group of them.
+    has_links = any(getattr(shape, "href", "") for shape in drawing.shapes)
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img"'
+        '<svg xmlns="http://www.w3.org/2000/svg" class="chart"'
+        f' role="{"group" if has_links else "img"}"'
         f' aria-labelledby="{name}-title {name}-description"'
         f' viewBox="0 0 {number(drawing.width)} {number(drawing.height)}"'
         f' width="{number(drawing.width)}" height="{number(drawing.height)}"'
