@@ -334,4 +334,5 @@ def is_doctor(caller: Caller, own_address: str) -> bool:
 def printable(title: str) -> str:
     """A title from the wire as an AE title; characters that none may hold become question marks."""
     text = "".join(c if c.isascii() and c.isprintable() and c != "\\" else "?" for c in title)
-    return text.strip()[:16] or "?"
+    # Spaces at the end are padding (PS3.8 9.3.2), also where the 16 characters end with one.
+    return text.strip()[:16].rstrip() or "?"

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -99,7 +100,7 @@ def test_a_killed_writer_loses_no_record_that_it_was_told_of(tmp_path: Path) -> 
         [sys.executable, "-c", _WRITER, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert writer.stdout is not None
     for _ in range(40):

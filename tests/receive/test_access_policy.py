@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import text
 from structlog.testing import capture_logs
@@ -100,6 +100,8 @@ def test_a_range_covers_exactly_its_addresses(address: Any, network: Any) -> Non
     assert not is_allowed(Caller("US2", str(address)), [rule], [])
 
 
+@example(network="10.1.0.7", title="a title of over 16")
+@example(network="10.1.0.7", title="fifteen letters and more")
 @given(network=ADDRESSES.map(str), title=st.text(max_size=20))
 def test_any_calling_title_is_printed_as_one_ae_title(network: str, title: str) -> None:
     text = printable(title)
