@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from detector.console import UsageError
+from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.digest.message import Digest, mail_message, signature_headers
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
@@ -49,7 +50,10 @@ class Lab:
         self.now = NOW
         url = url or f"sqlite:///{folder / 'qc.db'}"
         migrate(url)
-        self.settings = Settings(store=StoreSettings(url=url, spool=folder))
+        self.settings = Settings(
+            store=StoreSettings(url=url, spool=folder),
+            audit_log=AuditLogSettings(folder=folder / "audit-log"),
+        )
         self.store = Store(url)
         self.audit("2026-06-27")
         self.audit("2026-06-28")

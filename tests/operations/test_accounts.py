@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from detector.console import UsageError
 from detector.errors import QCError
+from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Operator
 from qc_daemon.operations import accounts, identities, passwords, principals
@@ -39,7 +40,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    settings = Settings(store=StoreSettings(url=f"sqlite:///{tmp_path / 'qc.db'}", spool=tmp_path))
+    settings = Settings(
+        store=StoreSettings(url=f"sqlite:///{tmp_path / 'qc.db'}", spool=tmp_path),
+        audit_log=AuditLogSettings(folder=tmp_path / "audit-log"),
+    )
     migrate(settings.store.url)
     return settings
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import QCError
 from model.finding import QUALITY_LABELS, Finding
+from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, review_lists, reviews
@@ -851,7 +852,10 @@ def test_a_history_that_does_not_fit_is_kept_out(site: Site, tmp_path: Path) -> 
 
 def test_a_whole_review_on_both_databases(records: Records, tmp_path: Path) -> None:
     """Lists, readings, a dispute, both exports and the import, where rows are locked otherwise."""
-    own = Settings(store=StoreSettings(url=records.store.url, spool=tmp_path))
+    own = Settings(
+        store=StoreSettings(url=records.store.url, spool=tmp_path),
+        audit_log=AuditLogSettings(folder=tmp_path / "audit-log"),
+    )
     own.review = ReviewSettings(first_share=1.0, share=1.0, new_after=0)
     admission = records.image()
     with records.store.begin() as session:

@@ -25,6 +25,7 @@ from detector.errors import QCError
 from detector.frame import Frame, Pixels
 from detector.imaging.dicom_file import open_dicom_file
 from detector.imaging.reader import pixel_sha256, read_frames
+from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.deidentification.image_facts import ImageFacts, read_image_facts
 from qc_daemon.deidentification.text_detector import PixelBox, TextDetector
@@ -104,6 +105,7 @@ class Site:
         self.spool = folder
         self.settings = Settings(
             store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
+            audit_log=AuditLogSettings(folder=folder / "audit-log"),
             review=ReviewSettings(first_share=0, share=0, risk_share=0),
         )
         self.paths = {

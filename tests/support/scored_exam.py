@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from detector.frame import Frame
 from model.finding import Finding
+from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.job_runner import JobRunner
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
@@ -47,6 +48,7 @@ class ScoredExam:
     def __init__(self, folder: Path, objects: Sequence[str]) -> None:
         self.settings = Settings(
             store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
+            audit_log=AuditLogSettings(folder=folder / "audit-log"),
             destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
         )
         migrate(self.settings.store.url)
