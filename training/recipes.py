@@ -47,6 +47,7 @@ class DetectorRecipe:
     learning_rate: float = 2e-3  # Highest one, of AdamW; then a cosine down to 1 % of it.
     weight_decay: float = 5e-4  # Of matrices and kernels; biases and normalisation have none.
     warmup_steps: int = 200  # Steps in which the learning rate rises.
+    restart: int = 0  # After so many epochs it begins anew at half, for another cosine; 0: never.
     ema_decay: float = 0.999  # Of the moving average of weights, which is what is saved.
     simulated_ratio: float = 1.0  # Simulated pictures an epoch for each real one, drawn anew.
     unlabelled_ratio: float = 0.0  # The same of real pictures without a quality label; 0: all.

@@ -113,6 +113,7 @@ def test_a_bad_sample_is_named_by_every_command(
         (["--size", 0], "--size"),
         (["--epochs", -3], "--epochs"),
         (["--epochs", 0], "--epochs"),
+        (["--restart", 999], "--restart 999"),
         (["--batch", 0], "--batch"),
         (["--batch", 100000], "fewer than a batch of 100000"),
         (["--held-out", 1.5], "--held-out"),

@@ -72,6 +72,14 @@ def train_detector(
     scale: Annotated[Scale, typer.Option(help="Size of YOLO11.")] = _SCALE,
     size: DetectorSide = _DETECTOR.size,
     epochs: Epochs = _DETECTOR.epochs,
+    restart: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Epochs after which the learning rate begins anew, at half; fewer than --epochs."
+            " 0: never.",
+        ),
+    ] = _DETECTOR.restart,
     batch: PicturesAStep = _DETECTOR.batch,
     seed: Seed = _DETECTOR.seed,
     held_out: HeldOut = 0.1,
@@ -124,6 +132,8 @@ def train_detector(
     from training.train import detector, runs
     from training.train.start import Start
 
+    if restart >= epochs:
+        raise UsageError(f"--restart {restart}: begin anew before the last of {epochs} epochs")
     check_split(split, fetus_framework)
     pictures = splits.load(samples, fetus_framework, split, origin)
     pictures += splits.load_unlabelled(hc18, head_structures, fetal_planes)
@@ -138,6 +148,7 @@ def train_detector(
         size,
         epochs,
         batch,
+        restart=restart,
         simulated_ratio=simulated,
         unlabelled_ratio=unlabelled,
         lying_fraction=lying,

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +34,7 @@ from training.data.samples import Sample, count_samples, data_hash, file_hash
 from training.evaluation.detection import DetectorScore, score_detector
 from training.recipes import DetectorRecipe
 from training.train import runs
-from training.train.optim import draw_epoch, schedule, update_average
+from training.train.optim import draw_epoch, restarted_schedule, update_average
 from training.train.precision import autocast
 from training.train.start import Start, load_start
 
@@ -60,6 +61,22 @@ def load_picture(sample: Sample, size: int) -> Picture:
     letterbox = Letterbox.fit(crop.shape[1], crop.shape[0], size)
     boxes = [(truth.label, letterbox.to_model(truth.bbox)) for truth in truths]
     return Picture(letterbox.apply(crop, fill=FILL), boxes, sample.annotated, sample)
+
+
+def load_pictures(samples: Sequence[Sample], size: int, folder: Path) -> list[Picture]:
+    """`load_picture` of each, their pixels in an unnamed file of `folder`: gigabytes, of which the
+    system keeps in memory what it can spare."""
+    with TemporaryFile(dir=folder) as file:
+        stack = np.memmap(file, np.uint8, "w+", shape=(len(samples), size, size, 3))
+
+    def load(index: int) -> Picture:
+        picture = load_picture(samples[index], size)
+        stack[index] = picture.pixels
+        picture.pixels = stack[index]
+        return picture
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(load, range(len(samples))))
 
 
 def canvas(size: int) -> tuple[int, int]:
@@ -240,8 +257,7 @@ def train_detector(
             epoch, step = state["epoch"], state["step"]
         console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
 
-    with ThreadPoolExecutor(2) as pool:
-        pictures = list(pool.map(lambda s: load_picture(s, recipe.size), training))
+    pictures = load_pictures(training, recipe.size, out)
     console.print(f"{len(pictures)} pictures, {steps_per_epoch} steps an epoch")
     writer = SummaryWriter(str(out / "tensorboard"))
     validation_score = None
@@ -250,8 +266,8 @@ def train_detector(
         started, losses = time.monotonic(), []
         for batch in batches(pictures, recipe, epoch):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * schedule(
-                    step, total_steps, recipe.warmup_steps
+                group["lr"] = recipe.learning_rate * restarted_schedule(
+                    step, total_steps, recipe.warmup_steps, recipe.restart * steps_per_epoch
                 )
             output = _forward(network, batch.images, recipe)
             value = loss(output, batch)

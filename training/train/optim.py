@@ -66,6 +66,16 @@ def schedule(step: int, total: int, warmup: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def restarted_schedule(step: int, total: int, warmup: int, restart: int) -> float:
+    """`schedule` of the first `restart` steps, then half of that of the others, without a warm-up
+    (SGDR, Loshchilov and Hutter 2017); 0: one schedule for all."""
+    if not restart:
+        return schedule(step, total, warmup)
+    if step < restart:
+        return schedule(step, restart, warmup)
+    return 0.5 * schedule(step - restart, total - restart, 0)
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
     """Exponential moving average of weights and buffers, ramped up over the first steps."""

@@ -24,7 +24,7 @@ ABSTENTION = "abstention.json"
 """Below which probability a classifier names no class."""
 USABILITY = "usability.json"
 """From which score on a frame is usable."""
-_LENGTH = ("epochs", "stages")
+_LENGTH = ("epochs", "stages", "restart")
 """Fields of a recipe that may differ where a run is resumed."""
 _FILES = {
     "detector": ("architecture.yaml", "detector.json", "weights.safetensors"),

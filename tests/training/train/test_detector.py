@@ -30,7 +30,7 @@ def test_a_run_loads_and_resumes(
     # From scratch: it learnt from these and no other.
     assert learnt_pictures(run) == {file_hash(s.image) for s in phantom_samples[:16]}
     before = YoloDetector.load(run)
-    recipe = DetectorRecipe(size=64, epochs=2, batch=8, warmup_steps=1)
+    recipe = DetectorRecipe(size=64, epochs=2, restart=1, batch=8, warmup_steps=1)
     detector_training.train_detector(
         phantom_samples[:16], phantom_samples[16:], run, recipe, resume=True
     )

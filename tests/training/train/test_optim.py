@@ -1,14 +1,16 @@
-"""The order of an epoch."""
+"""The order of an epoch, and the learning rate."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from detector.anatomy import View
 from training.data.samples import Origin, Sample
 from training.recipes import DetectorRecipe
-from training.train.optim import draw_epoch, epoch_order
+from training.train.optim import draw_epoch, epoch_order, restarted_schedule, schedule
 
 
 def test_an_epoch_has_every_real_picture_and_some_simulated() -> None:
@@ -40,3 +42,13 @@ def test_unlabelled_pictures_are_drawn_in_equal_parts_while_they_last() -> None:
     assert len(set(order)) == len(order)
     everything = draw_epoch(samples, DetectorRecipe(), np.random.default_rng(0))
     assert sum(samples[i].standard is None for i in everything) == 63
+
+
+def test_a_rate_that_begins_anew_is_up_to_there_that_of_a_shorter_run() -> None:
+    shorter = [schedule(step, 60, 10) for step in range(60)]
+    longer = [restarted_schedule(step, 100, 10, 60) for step in range(100)]
+    assert longer[:60] == shorter
+    assert longer[60] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(longer[60:]))
+    assert longer[99] < 0.01
+    assert [restarted_schedule(step, 60, 10, 0) for step in range(60)] == shorter
