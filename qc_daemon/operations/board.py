@@ -155,15 +155,17 @@ def board_tile(exam: BoardExam, scope: BoardScope, views: Sequence[View]) -> Boa
     accepted = [entry for entry in entries if not entry.is_rejected]
     hidden = [entry for entry in accepted if entry.is_hidden]
     findings = [(entry, _finding(entry)) for entry in accepted if not entry.is_hidden]
-    shown = list(dict.fromkeys(views))
-    shown += [v for v in _views(findings) if v not in shown and v is not View.OTHER]
+    distinct_views = list(dict.fromkeys(views))
+    distinct_views += [
+        v for v in _views(findings) if v not in distinct_views and v is not View.OTHER
+    ]
     absent = HIDDEN if hidden else PENDING if exam.scoring else ViewStatus.MISSING.value
     assessed = {_uid(e) for e, finding in findings if finding.judgement.view is not View.OTHER}
     hidden_uids = {_uid(entry) for entry in hidden}
     accepted_uids = {_uid(entry) for entry in accepted}
     return BoardTile(
         exam=exam,
-        views=tuple(_view_line(view, findings, absent) for view in shown),
+        views=tuple(_view_line(view, findings, absent) for view in distinct_views),
         others=len(accepted_uids - assessed - hidden_uids),
         rejected=len({_uid(entry) for entry in entries} - accepted_uids),
         quarantined=quarantined,

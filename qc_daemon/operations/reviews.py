@@ -156,7 +156,7 @@ def record(
     if reason is None and kind is EventKind.OVERRIDE and not exams.overrides(event, finding.body):
         reason = "says so already by its models; accept it with review accept"
     if reason is None and state.is_blinded and event.is_blinded:
-        reason = _dependence(session, finding, state, event.reader, _seen_before(state))
+        reason = _dependence(session, finding, state, event.reader, _readers_with_answers(state))
     if reason is None and kind is EventKind.RESOLVE and not settings.review.readers_may_resolve:
         reason = _dependence(session, finding, state, event.reader)
     if reason is None and answer.version not in (None, state.version):
@@ -192,11 +192,11 @@ def blinded_refusal(
         is_blinded=True,
     )
     return refusal(state, event) or _dependence(
-        session, finding, state, reader, _seen_before(state)
+        session, finding, state, reader, _readers_with_answers(state)
     )
 
 
-def _seen_before(state: ReviewState) -> list[str]:
+def _readers_with_answers(state: ReviewState) -> list[str]:
     """Who was shown the answers, or disputed them."""
     return [*state.unblinded, *([state.dispute.reader] if state.dispute else [])]
 

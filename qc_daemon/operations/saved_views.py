@@ -50,14 +50,14 @@ def save_view(
     clean = " ".join(name.split())
     if not clean or len(clean) > _MAX_NAME or not clean.isprintable():
         raise UsageError(f"name: give 1 to {_MAX_NAME} letters on one line")
-    kept = _filters(query)
+    filters = _filters(query)
     account = principal.account.id
     with open_store(settings).begin() as session:
         names = [row.name for row in saved_views.every(session, account)]
         if clean not in names and len(names) >= MAX_VIEWS:
             raise UsageError(f"there are {MAX_VIEWS} saved views already; remove one")
-        saved_views.put(session, account, clean, kept, clock())
-    return SavedView(clean, kept)
+        saved_views.put(session, account, clean, filters, clock())
+    return SavedView(clean, filters)
 
 
 def _filters(query: str) -> str:

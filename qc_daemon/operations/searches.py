@@ -9,9 +9,9 @@ from qc_daemon.settings import Settings
 
 
 def record_search(settings: Settings, what: str, exam_filter: ExamFilter) -> None:
-    """Write a search to the audit log: the fields that were given, and the values of those that are
-    of no person. What was typed as a patient may be a name."""
-    given = {name: value for name, value in asdict(exam_filter).items() if value}
-    known = {name: given[name] for name in ("exam_id", "study") if name in given}
-    detail = {"what": what, "fields": ", ".join(given) or "all"}
+    """Write a search to the audit log: the fields that it filters by, and the values of those that
+    are of no person. What was typed as a patient may be a name."""
+    filters = {name: value for name, value in asdict(exam_filter).items() if value}
+    known = {name: filters[name] for name in ("exam_id", "study") if name in filters}
+    detail = {"what": what, "fields": ", ".join(filters) or "all"}
     enqueue(settings, AuditKind.SEARCHED, objects=known, detail=detail)

@@ -75,13 +75,13 @@ def write_support(
 def shown_settings(settings: Settings) -> dict[str, Any]:
     """The settings without what is private: mail addresses, users, a password in the database's
     address."""
-    shown = settings.model_dump(mode="json")
-    shown["store"]["url"] = display_url(parse(settings.store.url))
-    for section in (shown["mail"], *shown["mail"]["recipient"], *shown["destination"]):
+    values = settings.model_dump(mode="json")
+    values["store"]["url"] = display_url(parse(settings.store.url))
+    for section in (values["mail"], *values["mail"]["recipient"], *values["destination"]):
         for key in _PRIVATE:
             if section.get(key) is not None:
                 section[key] = _HIDDEN
-    return shown
+    return values
 
 
 def _versions() -> dict[str, Any]:

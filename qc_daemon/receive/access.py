@@ -272,8 +272,8 @@ class AccessPolicy:
                 return
             self._write_due = time.monotonic() + WRITE_SECONDS
             waiting, self._waiting = self._waiting, {}
-            told = self._audited.due(waiting)
-        for caller in told:
+            due = self._audited.due(waiting)
+        for caller in due:
             recorder.enqueue(
                 None,
                 AuditKind.CALLER_REFUSED,

@@ -43,11 +43,11 @@ def make_change(
     for field in change.fields:
         if field not in change.optional and not getattr(choice, field):
             raise UsageError(f"{field}: give it")
-    made = change.make(settings, choice, principal.account.full_name, clock)
-    if made.count:
+    outcome = change.make(settings, choice, principal.account.full_name, clock)
+    if outcome.count:
         subject = f"{name} {choice.words}"
         record_access(settings, principal, AccessAction.CHANGE, subject=subject, clock=clock)
-    return made
+    return outcome
 
 
 def _change(principal: Principal, name: str) -> Change:

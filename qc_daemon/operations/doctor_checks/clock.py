@@ -44,7 +44,7 @@ def is_synchronised() -> bool | None:
 
 def check_clock(settings: Settings) -> str:
     """The clock against NTP, and against the stamps of the newest images of each machine."""
-    kept = is_synchronised()
+    is_synchronous = is_synchronised()
     ahead = {} if schema.check(settings.store.url) else _stamps_ahead(settings)
     if ahead:
         listed = ", ".join(
@@ -52,16 +52,16 @@ def check_clock(settings: Settings) -> str:
         )
         fix = (
             "this machine's clock is behind, or theirs are ahead"
-            if kept is not True
+            if is_synchronous is not True
             else "set the clock of these machines, or schedule.timezone if it is not theirs"
         )
         raise NoticeError(f"images are stamped later than they came: {listed}; {fix}")
-    if kept is False:
+    if is_synchronous is False:
         raise NoticeError(
             "nothing keeps this machine's clock: install chrony or switch systemd-timesyncd on"
             " (timedatectl set-ntp true); stamps in reports and logs are of this clock"
         )
-    if kept is None:
+    if is_synchronous is None:
         return "the system does not say whether NTP keeps the clock; no image is stamped later"
     return "NTP keeps it; no image is stamped later than it came"
 

@@ -121,7 +121,7 @@ def change_once(
     context = context_of(request)
 
     def make() -> ChangeAnswer:
-        made = make_change(context.settings, principal, name, choice, context.clock)
-        return ChangeAnswer(count=made.count, line=made.line, problems=list(made.problems))
+        outcome = make_change(context.settings, principal, name, choice, context.clock)
+        return ChangeAnswer(count=outcome.count, line=outcome.line, problems=list(outcome.problems))
 
     return once(request, principal, key, body, ChangeAnswer, make)

@@ -39,7 +39,7 @@ _MAX_TOKEN_LETTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _BoardRequest:
     """Who looks at which board, in which language."""
 
     request: Request
@@ -48,12 +48,14 @@ class _Look:
     is_kiosk: bool
 
 
-def _look(request: Request, principal: Principal, machine: str, kiosk: bool) -> _Look:
+def _board_request(
+    request: Request, principal: Principal, machine: str, kiosk: bool
+) -> _BoardRequest:
     # A screen that shows nothing else has no use for the way to other pages.
     is_kiosk = kiosk or principal.verbs == {Verb.SEE_BOARD}
     settings = context_of(request).settings
     scope = board_scope(settings, principal, machine.strip() or None, is_kiosk=is_kiosk)
-    return _Look(request, principal, scope, is_kiosk)
+    return _BoardRequest(request, principal, scope, is_kiosk)
 
 
 @router.get("/board")
@@ -62,15 +64,18 @@ def board_page(
 ) -> Response:
     """The board as it is; its script keeps it so."""
     context = context_of(request)
-    look = _look(request, principal, machine, kiosk)
+    board_request = _board_request(request, principal, machine, kiosk)
     board = context.board.board()
-    chosen = {"machine": look.scope.machine, "kiosk": "1" if look.is_kiosk else None}
+    chosen = {
+        "machine": board_request.scope.machine,
+        "kiosk": "1" if board_request.is_kiosk else None,
+    }
     machines = sorted({each for exam in board.exams for each in exam.contents.machines})
     values = {
-        "tiles": [_tile_html(look, tile) for tile in _tiles(look, board)],
-        "is_kiosk": look.is_kiosk,
-        "machine": look.scope.machine or "",
-        "machines": machines if look.scope.persons is None else [],
+        "tiles": [_tile_html(board_request, tile) for tile in _tiles(board_request, board)],
+        "is_kiosk": board_request.is_kiosk,
+        "machine": board_request.scope.machine or "",
+        "machines": machines if board_request.scope.persons is None else [],
         "events": build_url("/board/events", chosen),
         "kiosk_url": build_url("/board", chosen, kiosk="1"),
         "last_event": f"{context.board.epoch}-{board.version}",
@@ -79,18 +84,18 @@ def board_page(
     return render(request, "board.html", principal, values)
 
 
-def _tiles(look: _Look, board: Board) -> list[BoardTile]:
-    views = [View(each) for each in context_of(look.request).settings.report.views]
-    return board_tiles(board.exams, look.scope, views)
+def _tiles(board_request: _BoardRequest, board: Board) -> list[BoardTile]:
+    views = [View(each) for each in context_of(board_request.request).settings.report.views]
+    return board_tiles(board.exams, board_request.scope, views)
 
 
-def _tile_html(look: _Look, tile: BoardTile) -> str:
-    text = tile_text(tile, language_of(look.request, look.principal))
+def _tile_html(board_request: _BoardRequest, tile: BoardTile) -> str:
+    text = tile_text(tile, language_of(board_request.request, board_request.principal))
     # The page behind a tile shows an image's finding to who may see it.
-    sees_page = look.principal.may(Verb.SEE_ALL) or look.scope.persons is not None
-    is_linked = sees_page and not look.is_kiosk
+    sees_page = board_request.principal.may(Verb.SEE_ALL) or board_request.scope.persons is not None
+    is_linked = sees_page and not board_request.is_kiosk
     values = {"tile": tile, "text": text, "is_linked": is_linked}
-    return render_text(look.request, "board_tile.html", look.principal, values)
+    return render_text(board_request.request, "board_tile.html", board_request.principal, values)
 
 
 @router.get("/board/events", response_class=EventSourceResponse)
@@ -105,7 +110,7 @@ async def board_events(
     """Each change of the board: which exams there are, in order, and the tiles that changed since
     `Last-Event-ID`, else since `after`; of another process's, all."""
     feed = context_of(request).board
-    look = await run_in_threadpool(_look, request, principal, machine, kiosk)
+    board_request = await run_in_threadpool(_board_request, request, principal, machine, kiosk)
     version = _version(last_event_id or after, feed.epoch)
     shown: dict[str, Any] = {}
     await run_in_threadpool(feed.board)
@@ -114,7 +119,7 @@ async def board_events(
         while True:
             board = feed.last
             if board.version > version:
-                change = await run_in_threadpool(_change, look, board, version)
+                change = await run_in_threadpool(_change, board_request, board, version)
                 if change["tiles"] or any(shown.get(key) != change[key] for key in _LASTING):
                     yield ServerSentEvent(
                         event="board",
@@ -131,7 +136,9 @@ async def board_events(
                 if again is None:
                     # The screen asks again, and is told why it may not.
                     return
-                look = await run_in_threadpool(_look, request, again, machine, kiosk)
+                board_request = await run_in_threadpool(
+                    _board_request, request, again, machine, kiosk
+                )
                 checked = time.monotonic()
 
 
@@ -153,12 +160,14 @@ def _version(event_id: str, epoch: str) -> int:
     return int(number) if is_ours else -1
 
 
-def _change(look: _Look, board: Board, version: int) -> dict[str, Any]:
-    tiles = _tiles(look, board)
+def _change(board_request: _BoardRequest, board: Board, version: int) -> dict[str, Any]:
+    tiles = _tiles(board_request, board)
     changed = {exam.exam_id for exam in board.changed_since(version)}
     return {
         "exams": [tile.exam.exam_id for tile in tiles],
-        "tiles": [_tile_html(look, tile) for tile in tiles if tile.exam.exam_id in changed],
+        "tiles": [
+            _tile_html(board_request, tile) for tile in tiles if tile.exam.exam_id in changed
+        ],
         "is_current": board.is_current,
     }
 

@@ -94,13 +94,13 @@ def _change(request: Request, principal: Principal, area: str, form: FormData) -
     ids = tuple(dict.fromkeys(_parse_id(str(each)) for each in form.getlist("id")))
     choice = Choice(ids, **words)
     try:
-        made = make_change(context.settings, principal, name, choice, context.clock)
+        outcome = make_change(context.settings, principal, name, choice, context.clock)
     except (UsageError, QCError) as error:
         if error.__cause__ is not None or name not in CHANGES:
             raise
         problem = str(error).replace("--", "")
         return _page(request, principal, area, name, choice, back, problem, 409)
-    values = {"made": made, "change": name, "back": back if is_own_path(back) else "/"}
+    values = {"made": outcome, "change": name, "back": back if is_own_path(back) else "/"}
     return render(request, "change.html", principal, values)
 
 
