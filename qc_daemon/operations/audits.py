@@ -234,7 +234,7 @@ def _content(
     head = {
         "date": claimed.local_date,
         "audit": claimed.name,
-        "timezone": settings.schedule.timezone,
+        "timezone": str(settings.schedule.local_zone),
     }
     if claimed.bundle is not None:
         compared = compare_in_shadow(

@@ -26,32 +26,64 @@ ZONES = (
     "Asia/Kathmandu",
     "UTC",
 )
+HOUR, DAY, TICK = timedelta(hours=1), timedelta(days=1), timedelta(minutes=20)
 TIMES = (time(0, 0), time(0, 30), time(1, 0), time(2, 0), time(2, 30), time(3, 0), time(23, 59))
 
 
-def local(zone, *parts):
-    return datetime(*parts, tzinfo=ZoneInfo(zone))
+# Where APScheduler's cron trigger fires twice, late or not at all: what is due when, by the tables
+# of the zones (IANA), in UTC.
+CASES = [
+    # The hour from 2 to 3 is left out: due at the change.
+    ("Europe/Berlin", date(2026, 3, 29), time(2, 0), "2026-03-29T01:00"),
+    ("Europe/Berlin", date(2026, 3, 29), time(2, 30), "2026-03-29T01:00"),
+    ("Europe/Berlin", date(2026, 3, 29), time(3, 0), "2026-03-29T01:00"),
+    # The hour is repeated: the first one counts.
+    ("Europe/London", date(2026, 10, 25), time(1, 0), "2026-10-25T00:00"),
+    ("Europe/London", date(2026, 10, 25), time(1, 30), "2026-10-25T00:30"),
+    ("Europe/Berlin", date(2026, 10, 25), time(2, 0), "2026-10-25T00:00"),
+    ("Europe/Berlin", date(2026, 10, 25), time(2, 30), "2026-10-25T00:30"),
+    ("Australia/Sydney", date(2026, 4, 5), time(2, 0), "2026-04-04T15:00"),
+    ("Pacific/Auckland", date(2026, 4, 5), time(2, 0), "2026-04-04T13:00"),
+    ("America/Havana", date(2026, 11, 1), time(0, 0), "2026-11-01T04:00"),
+    ("Atlantic/Azores", date(2026, 10, 25), time(0, 0), "2026-10-25T00:00"),
+    # Midnight after a change.
+    ("America/New_York", date(2026, 3, 9), time(0, 0), "2026-03-09T04:00"),
+    ("America/New_York", date(2026, 3, 9), time(0, 30), "2026-03-09T04:30"),
+    ("America/Nuuk", date(2026, 3, 29), time(0, 0), "2026-03-29T01:00"),
+    ("Pacific/Auckland", date(2026, 9, 28), time(0, 0), "2026-09-27T11:00"),
+    ("Australia/Sydney", date(2026, 10, 5), time(0, 0), "2026-10-04T13:00"),
+    # The hour that is left out begins at midnight, or ends there.
+    ("America/Santiago", date(2026, 9, 6), time(0, 0), "2026-09-06T04:00"),
+    ("Africa/Cairo", date(2026, 4, 24), time(0, 0), "2026-04-23T22:00"),
+    ("Asia/Beirut", date(2026, 3, 29), time(0, 0), "2026-03-28T22:00"),
+    ("America/Havana", date(2026, 3, 8), time(0, 0), "2026-03-08T05:00"),
+    ("Atlantic/Azores", date(2026, 3, 29), time(0, 0), "2026-03-29T01:00"),
+    ("America/Nuuk", date(2026, 3, 28), time(23, 30), "2026-03-29T01:00"),
+]
 
 
-@pytest.mark.parametrize(
-    ("zone", "day", "at", "expected"),
-    [
-        # The hour from 2 to 3 is left out: due at 3, which is the change.
-        ("Europe/Berlin", date(2026, 3, 29), time(2, 30), local("Europe/Berlin", 2026, 3, 29, 3)),
-        ("Europe/Berlin", date(2026, 3, 29), time(2, 0), local("Europe/Berlin", 2026, 3, 29, 3)),
-        ("Europe/Berlin", date(2026, 3, 29), time(3, 0), local("Europe/Berlin", 2026, 3, 29, 3)),
-        # The hour from 0 to 1 is left out.
-        ("America/Santiago", date(2026, 9, 6), time(0), local("America/Santiago", 2026, 9, 6, 1)),
-        ("America/Havana", date(2026, 3, 8), time(0), local("America/Havana", 2026, 3, 8, 1)),
-        ("Asia/Beirut", date(2026, 3, 29), time(0), local("Asia/Beirut", 2026, 3, 29, 1)),
-        ("Africa/Cairo", date(2026, 4, 24), time(0), local("Africa/Cairo", 2026, 4, 24, 1)),
-        # The day after a change, at midnight.
-        ("America/New_York", date(2026, 3, 9), time(0), local("America/New_York", 2026, 3, 9)),
-        ("America/Nuuk", date(2026, 3, 29), time(0), local("America/Nuuk", 2026, 3, 29)),
-    ],
-)
-def test_a_time_that_is_left_out_is_due_at_the_change(zone, day, at, expected):
-    assert due_instant(day, at, ZoneInfo(zone)) == expected
+@pytest.mark.parametrize(("zone", "day", "at", "expected"), CASES)
+def test_each_change_of_the_clocks_has_one_moment(zone, day, at, expected):
+    moment = datetime.fromisoformat(expected).replace(tzinfo=UTC)
+    assert due_instant(day, at, ZoneInfo(zone)) == moment
+
+
+@pytest.mark.parametrize("step", [timedelta(0), HOUR, -HOUR, DAY, -DAY], ids=str)
+@pytest.mark.parametrize(("zone", "day", "at", "expected"), CASES)
+def test_each_date_comes_once_about_a_change_and_a_step_of_the_clock(zone, day, at, expected, step):
+    """The clock steps in the very minute that the date is due."""
+    moment = datetime.fromisoformat(expected).replace(tzinfo=UTC)
+    before = [moment - 3 * DAY + number * TICK for number in range(3 * DAY // TICK + 1)]
+    after = [moment + step + number * TICK for number in range(1, 4 * DAY // TICK)]
+    done: list[date] = due_dates(None, before[0], at, ZoneInfo(zone))
+    first_at = {}
+    for now in (*before, *after):
+        dates = due_dates(done[-1], now, at, ZoneInfo(zone))
+        first_at |= dict.fromkeys(dates, now)
+        done += dates
+    assert done == [done[0] + number * DAY for number in range(len(done))]
+    assert done.count(day) == 1
+    assert first_at[day] == moment
 
 
 def test_of_a_repeated_hour_the_first_counts():

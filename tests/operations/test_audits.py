@@ -294,6 +294,16 @@ def test_one_process_at_a_time_works_at_an_audit(both_settings: Settings) -> Non
         assert audits.renew(session, second, 0.5, NOW, 60)
 
 
+def test_an_audit_names_the_zone_of_its_days_where_no_setting_does(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QC_DAEMON_SCHEDULE__TIMEZONE")
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    content = run_audit(load(None), LAST, clock=clock)
+    assert content["timezone"] == "Asia/Kathmandu"
+    assert "(Asia/Kathmandu)" in run("show", LAST).stdout
+
+
 def test_a_failure_is_stored_without_its_words(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

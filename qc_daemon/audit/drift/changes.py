@@ -125,9 +125,13 @@ class _Search:
         total = np.bincount(self.day[inside] - low, self.value[inside], minlength=high - low)
         before_n, before = np.cumsum(n)[:-1], np.cumsum(total)[:-1]
         after_n, after = n.sum() - before_n, total.sum() - before
-        with np.errstate(divide="ignore", invalid="ignore"):
-            squares: Floats = np.square(after / after_n - before / before_n)
-        gain = np.asarray(np.nan_to_num(squares * after_n * before_n, nan=0.0, posinf=0.0))
+        # At an end of the window there may be days without images: that side has no mean.
+        has_both = (before_n > 0) & (after_n > 0)
+        after_mean, before_mean = (
+            np.divide(total, n, out=np.zeros_like(n), where=has_both)
+            for total, n in ((after, after_n), (before, before_n))
+        )
+        gain = np.square(after_mean - before_mean) * after_n * before_n
         # Split s: from day s + 1 on it is the other mean; days without images change nothing.
         split = int(np.argmax(gain)) + 1
         while split < len(n) - 1 and n[split] == 0:
