@@ -55,8 +55,8 @@ def judge_criteria(
     not detected: the detector learnt its structures from phantoms. A non-standard view may have no
     reason here: then one is to be found by deletion (`weightiest`).
     """
-    criteria = checks.decide(view, detections, measurements, thresholds)
-    failures = checks.failures(view, criteria, detections, weak_detections, thresholds)
+    criteria = checks.decide(view, detections, weak_detections, measurements, thresholds)
+    failures = checks.failures(view, criteria, detections, thresholds)
     if lacks_real_evidence:
         doubtful = {each.code for each in failures if rests_on_detector(view, each)}
         criteria = _withhold(criteria, doubtful)

@@ -197,7 +197,8 @@ HELD_OUT_SIMULATED = 0.05
 # The folds: their detectors are smaller than the shipped one, for there are five and more of them.
 DETECTOR_FOLD = DetectorRecipe(
     size=480,
-    epochs=6,
+    epochs=12,
+    restart=6,
     simulated_ratio=0.3,
     unlabelled_ratio=0.4,
     lying_fraction=0.5,
@@ -206,9 +207,9 @@ DETECTOR_FOLD = DetectorRecipe(
 )
 
 # The shipped parts.
-DETECTOR = replace(DETECTOR_FOLD, size=640, epochs=12)
+DETECTOR = replace(DETECTOR_FOLD, size=640, epochs=18, restart=12)
 SPATIALCLIP = SpatialClipRecipe(
-    stages=(2, 9, 3),
+    stages=(2, 12, 4),
     learning_rate=3e-4,
     unimodal_weight=2.0,
     gate_prior_weight=3.0,

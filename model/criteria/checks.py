@@ -1,11 +1,11 @@
 """Judges each criterion of a view from boxes and grey levels: met, not met, or cannot tell (None).
 
 A criterion may need structures to be visible, and may measure something. A structure that was not
-detected counts as not visible only if the detector knows its label and detected enough other
-structures of the view; else the criterion is None.
+detected counts as not visible only if the detector knows its label, makes not even an unsure box of
+it (TRACE), and detected enough other structures of the view; else the criterion is None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -54,6 +54,11 @@ __all__ = [
     "judge",
     "measure",
 ]
+
+TRACE = 0.1
+"""From this confidence on a box that is not shown is a trace of its structure: whether that is
+visible cannot be told. On the pictures of a scanner that the detector has not learnt from, its
+confidences are lower throughout."""
 
 SURE_PREVALENCE = 0.95
 """What fewer standard pictures show (`CriteriaThresholds.prevalence`) is not missing at high
@@ -156,26 +161,30 @@ def judge(
     height: float,
     pixels: Pixels,
     thresholds: CriteriaThresholds,
+    weak_detections: Sequence[Detection] = (),
 ) -> tuple[Criterion, ...]:
     """One outcome for each of `MODEL_RULES[view]`, in their order; none for OTHER.
 
     Boxes are in pixels of the region `pixels`, RGB (height, width, 3). Size is a share of the
-    picture, as in the guidelines, so that no rule needs millimetres.
+    picture, as in the guidelines, so that no rule needs millimetres. `weak_detections` are those
+    that are too unsure to be shown; the others may be among them.
     """
     measurements = measure(view, detections, width, height, pixels, thresholds.detectable)
-    return decide(view, detections, measurements, thresholds)
+    return decide(view, detections, weak_detections, measurements, thresholds)
 
 
 def decide(
     view: View,
     detections: Sequence[Detection],
+    weak_detections: Sequence[Detection],
     measurements: Mapping[str, Measurement],
     thresholds: CriteriaThresholds,
 ) -> tuple[Criterion, ...]:
-    """What `judge` gives, from the measurements that `measure` made of the same detections."""
+    """What `judge` gives, from the measurements that `measure` made of the same `detections`."""
     picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
+    traces = {each.label for each in weak_detections if each.confidence >= TRACE}
     return tuple(
-        _criterion(rule.code, picture, measurements[rule.code], thresholds)
+        _criterion(rule.code, picture, traces, measurements[rule.code], thresholds)
         for rule in MODEL_RULES[view]
     )
 
@@ -197,22 +206,17 @@ def failures(
     view: View,
     criteria: Sequence[Criterion],
     detections: Sequence[Detection],
-    weak_detections: Sequence[Detection],
     thresholds: CriteriaThresholds,
 ) -> tuple[Failure, ...]:
     """One for each of the `criteria` that is not met, in their order.
 
-    `criteria` are what `judge` made of `detections`. `weak_detections` are these and all others
-    that the detector makes, however unsure: at high certainty a structure is missing only if there
-    is no trace of it, standard pictures hardly ever lack it (SURE_PREVALENCE), and the view's other
-    structures are detected with SURE_SUPPORT.
+    `criteria` are what `judge` made of `detections`. At high certainty a structure is missing only
+    if standard pictures hardly ever lack it (SURE_PREVALENCE), and the view's other structures are
+    detected with SURE_SUPPORT.
     """
     picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
-    traces = _region_image(view, weak_detections, 0, 0, _NO_PIXELS, thresholds.detectable)
     return tuple(
-        _failure(criterion, picture, traces, thresholds)
-        for criterion in criteria
-        if criterion.met is False
+        _failure(criterion, picture, thresholds) for criterion in criteria if criterion.met is False
     )
 
 
@@ -228,7 +232,6 @@ def expected_structures(view: View, thresholds: CriteriaThresholds) -> tuple[tup
 def _failure(
     criterion: Criterion,
     picture: RegionImage,
-    traces: RegionImage,
     thresholds: CriteriaThresholds,
 ) -> Failure:
     code = criterion.code
@@ -238,12 +241,9 @@ def _failure(
         missing = [g for g in check.needs if visible.judge(picture.confidence(g)) is False]
         if missing:
             support = _support(check, picture, thresholds) or 0.0
-            has_no_trace = any(traces.confidence(group) == 0 for group in missing)
             prevalence = thresholds.prevalence.get(picture.view, {}).get(code, 1.0)
             is_certain = (
-                has_no_trace
-                and prevalence >= SURE_PREVALENCE
-                and support >= SURE_SUPPORT * thresholds.support
+                prevalence >= SURE_PREVALENCE and support >= SURE_SUPPORT * thresholds.support
             )
             return Failure(code, None, is_certain)
     threshold = thresholds.measured.get(picture.view, {}).get(code)
@@ -281,14 +281,18 @@ def _measure(code: str, picture: RegionImage) -> Measurement:
 
 
 def _criterion(
-    code: str, picture: RegionImage, measurement: Measurement, thresholds: CriteriaThresholds
+    code: str,
+    picture: RegionImage,
+    traces: Set[str],
+    measurement: Measurement,
+    thresholds: CriteriaThresholds,
 ) -> Criterion:
     check = CHECKS[picture.view][code]
     presence: bool | None = True
     if measurement.presence is not None:
         visible = thresholds.presence.get(picture.view, {}).get(code, PRESENT)
         presence = visible.judge(measurement.presence)
-        if presence is False and not _absence_counts(check, visible, picture, thresholds):
+        if presence is False and not _absence_counts(check, visible, picture, traces, thresholds):
             presence = None
     if check.measure is None or presence is not True:
         return Criterion(code, presence, measurement.presence, "1", measurement.labels)
@@ -308,15 +312,21 @@ def _absence_counts(
     check: CriterionCheck,
     visible: ThreeWayThreshold,
     picture: RegionImage,
+    traces: Set[str],
     thresholds: CriteriaThresholds,
 ) -> bool:
     """Whether an undetected structure counts as not visible.
 
-    It does if the detector knows its label, and detected the view's other structures with enough
-    confidence (`CriteriaThresholds.support`).
+    It does if the detector knows its label, has no trace of it, and detected the view's other
+    structures with enough confidence (`CriteriaThresholds.support`).
     """
     missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
-    if not any(thresholds.detectable.issuperset(group) for group in missing):
+    if not any(
+        thresholds.detectable.issuperset(group)
+        # What is shown, though too unsure for the criterion's own threshold, is no trace.
+        and not any(label in traces and label not in picture.best for label in group)
+        for group in missing
+    ):
         return False
     support = _support(check, picture, thresholds)
     return support is not None and support >= thresholds.support

@@ -99,7 +99,7 @@ class ThreeWayThreshold:
         )
 
 
-PRESENT = ThreeWayThreshold(unmet_below=0.25, met_from=0.4)
+PRESENT = ThreeWayThreshold(unmet_below=0.25, met_from=0.3)
 """A structure that must be visible counts as present at these confidences (0..1), unless the bundle
 has fitted ones of its own."""
 

@@ -37,7 +37,7 @@ Tukey's outer fences (Exploratory Data Analysis, 1977). Other scanners' pictures
 one data set's do among themselves."""
 
 MIN_DECIDED = 0.7
-"""At least so many of the standard pictures meet a measured criterion, if no phantom forbids it."""
+"""At least so many of the standard pictures meet a criterion, if no phantom forbids it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,10 @@ def fit_to_real(
 ) -> CriteriaThresholds:
     """The thresholds, fitted on phantoms, made to fit real pictures of views that have enough.
 
-    Whether a structure is visible is fitted on boxes, of pictures that are annotated for it. A
-    measured criterion is not met only beyond the outer fences of standard pictures, wherever
-    phantoms put its end, and is met by MIN_DECIDED of them.
+    Whether a structure is visible is fitted on boxes, of pictures that are annotated for it; a band
+    that fewer than MIN_DECIDED of the standard ones meet gives way to PRESENT. A measured criterion
+    is not met only beyond the outer fences of standard pictures, wherever phantoms put its end, and
+    is met by MIN_DECIDED of them.
     """
     presence = {view: dict(bands) for view, bands in thresholds.presence.items()}
     measured = {view: dict(bands) for view, bands in thresholds.measured.items()}
@@ -217,6 +218,12 @@ def _fit_presence(
     if len(annotated):
         presences = np.array([p.measurements[code].presence or 0.0 for p in annotated])
         fit_band(bands, code, presences, truths, Better.HIGH)
+    band = bands.get(code)
+    if band is not None and standard:
+        of_standard = presences[[picture.is_standard for picture in annotated]]
+        # Boxes that annotators left out teach that even a sure detection is none.
+        if np.mean([band.judge(presence) is True for presence in of_standard]) < MIN_DECIDED:
+            del bands[code]
 
 
 def _values(pictures: Sequence[RealPicture], code: str) -> Values:

@@ -133,7 +133,7 @@ def test_a_missing_structure_the_detector_does_not_know_is_cannot_tell():
 
 
 def test_a_faint_structure_is_cannot_tell():
-    faint = [*abdomen("AS", "UC", "UI"), Detection("S", (230, 130, 270, 160), 0.3)]
+    faint = [*abdomen("AS", "UC", "UI"), Detection("S", (230, 130, 270, 160), 0.28)]
     assert verdicts(View.ABDOMEN, faint)["CRIT-STOMACH"].met is None
 
 
@@ -353,20 +353,26 @@ def nuchal(confidence=0.9, **others):
     ("confidence", "trace", "is_certain"),
     [
         (0.9, 0, True),
-        (0.9, 0.06, False),  # A trace of the bone.
+        (0.9, 0.06, True),  # Noise.
         (0.4, 0, False),  # Too little of the rest was detected.
     ],
 )
-def test_a_structure_is_missing_for_certain_without_a_trace_among_many(
-    confidence, trace, is_certain
-):
+def test_a_structure_is_missing_for_certain_among_many(confidence, trace, is_certain):
     detections, weak = nuchal(confidence, NB=0), nuchal(confidence, NB=trace)
     thresholds = CriteriaThresholds()
-    criteria = judge(View.NT, detections, WIDTH, HEIGHT, PIXELS, thresholds)
-    by_code = {f.code: f for f in failures(View.NT, criteria, detections, weak, thresholds)}
+    criteria = judge(View.NT, detections, WIDTH, HEIGHT, PIXELS, thresholds, weak)
+    by_code = {f.code: f for f in failures(View.NT, criteria, detections, thresholds)}
     assert set(by_code) == {c.code for c in criteria if c.met is False}
     assert by_code["CRIT-NASAL"].is_certain is is_certain
     assert by_code["CRIT-NASAL"].direction is None
+
+
+def test_of_a_structure_with_a_trace_it_cannot_be_told_whether_it_is_visible():
+    for trace, met in ((0.06, False), (0.11, None), (0.2, None)):
+        detections, weak = nuchal(0.9, NB=0), nuchal(0.9, NB=trace)
+        criteria = judge(View.NT, detections, WIDTH, HEIGHT, PIXELS, CriteriaThresholds(), weak)
+        (nasal,) = (c for c in criteria if c.code == "CRIT-NASAL")
+        assert nasal.met is met
 
 
 def test_a_measured_failure_has_its_direction_and_distance():
@@ -374,9 +380,7 @@ def test_a_measured_failure_has_its_direction_and_distance():
     for level, direction, is_certain in ((0.05, "low", True), (0.19, "low", False)):
         criteria = judge(View.NT, nuchal(), WIDTH, HEIGHT, speckle(level), thresholds)
         (failure,) = (
-            f
-            for f in failures(View.NT, criteria, nuchal(), nuchal(), thresholds)
-            if f.code == "CRIT-GAIN"
+            f for f in failures(View.NT, criteria, nuchal(), thresholds) if f.code == "CRIT-GAIN"
         )
         assert (failure.direction, failure.is_certain) == (direction, is_certain)
 
