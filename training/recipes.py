@@ -160,7 +160,7 @@ class PhantomSet:
     other_share: float  # Share of pictures of none of the four views.
 
 
-VERSION = "2.0"
+VERSION = "2.1"
 FOLDS = 5
 """Parts of the real pictures' groups, each of which the networks of its fold do not learn from."""
 
