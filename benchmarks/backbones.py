@@ -35,7 +35,7 @@ from training.data.fetus_framework import SPLITS, read_fetus_framework
 from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import cluster_styles, style_features
-from training.evaluation.curves import auroc
+from training.evaluation.metrics.curves import auroc
 from training.recipes import FOLDS
 from training.train.small_spatialclip import PICTURE_SIZE, load_backbone_weights
 

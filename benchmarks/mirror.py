@@ -10,7 +10,7 @@ from detector.yolo.yolo import YoloDetector
 from model.bundle.bundle import DETECTOR, locate
 from training.data import splits
 from training.data.regions import match_regions
-from training.evaluation.detection import detection_metrics
+from training.evaluation.metrics.detection import detection_metrics
 
 
 def main() -> None:

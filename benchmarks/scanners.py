@@ -37,10 +37,10 @@ from model.site.samples import log_odds_of
 from training.crossval.folds import BOTH_CLASSES
 from training.crossval.leave_style_out import load_style_predictions
 from training.data.prepared import PreparedSample
-from training.evaluation import classification
 from training.evaluation.ablation import ALL_BRANCHES
-from training.evaluation.classification import Floats
-from training.evaluation.curves import auroc
+from training.evaluation.metrics import classification
+from training.evaluation.metrics.classification import Floats
+from training.evaluation.metrics.curves import auroc
 from training.evaluation.select_calibration import select_calibration
 
 

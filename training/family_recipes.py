@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Loss(StrEnum):
-    """Losses for classes of unlike frequency (`training.train.imbalance_losses`)."""
+    """Losses for classes of unlike frequency (`training.train.dual_branch.losses`)."""
 
     SMOOTHED = "label-smoothing"
     FOCAL = "focal"

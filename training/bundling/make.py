@@ -49,7 +49,7 @@ from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, count_samples, data_hash, file_hash
 from training.evaluation.ablation import ALL_BRANCHES
-from training.evaluation.detection import detection_metrics
+from training.evaluation.metrics.detection import detection_metrics
 from training.evaluation.select_calibration import select_calibration
 from training.evaluation.summary import to_plain
 from training.train import runs

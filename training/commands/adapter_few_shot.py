@@ -78,7 +78,7 @@ def few_shot(
     from training.data import labelled, lesions
     from training.data.samples import SampleError
     from training.features.few_shot import SHOTS
-    from training.train.adapter_few_shot import FewShotPlan, adapter_few_shot_curve
+    from training.train.nextgen_uia.few_shot import FewShotPlan, adapter_few_shot_curve
 
     recipe = HeadRecipe(batch=batch, learning_rate=learning_rate, seed=seed)
     plan = FewShotPlan(tuple(sorted(set(patients or SHOTS))), repeats, steps, seed)
@@ -122,7 +122,7 @@ def few_shot(
 
 def _begin(out: Path, *, resume: bool, force: bool) -> None:
     """Raises UsageError on a folder with a curve that is neither gone on with nor replaced."""
-    from training.train.adapter_few_shot import TRIALS
+    from training.train.nextgen_uia.few_shot import TRIALS
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")

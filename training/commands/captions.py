@@ -93,7 +93,7 @@ def train(
     from training.data.captions import divide_captions, read_captions
     from training.data.samples import SampleError
     from training.train import runs
-    from training.train.caption_tuning import check_pairs, tune_on_captions
+    from training.train.fetalclip.caption_tuning import check_pairs, tune_on_captions
 
     if adapter is AdapterName.NONE:
         raise UsageError("--adapter none: nothing would learn; give another one")
@@ -160,8 +160,8 @@ def retrieval(
     from model.fetalclip.preprocess import TextEncoder
     from training.data.captions import captions_hash, divide_captions, read_captions
     from training.data.samples import SampleError
-    from training.evaluation.retrieval import retrieval_metrics
-    from training.train.caption_tuning import Pairs, apply_to, picture_features
+    from training.evaluation.metrics.retrieval import retrieval_metrics
+    from training.train.fetalclip.caption_tuning import Pairs, apply_to, picture_features
 
     check_target(out, force=force)
     try:

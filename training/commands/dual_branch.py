@@ -174,7 +174,7 @@ def train(
     from training.data import labelled, planes
     from training.data.samples import SampleError
     from training.train import runs
-    from training.train.dual_branch import train_dual_branch
+    from training.train.dual_branch.trainer import train_dual_branch
     from training.train.loop import check_parts
 
     layout = Layout.PUBLISHED if published_layout else Layout.REGION
@@ -349,7 +349,7 @@ def _answers(network: "DualBranch", paths: Sequence[Path], least: float) -> Iter
     """What the network says of each frame of the files, or why it cannot."""
     from detector.imaging.reader import read_frames
     from model.dual_branch.preprocess import Preprocessor
-    from training.train.dual_branch import classify_frame
+    from training.train.dual_branch.trainer import classify_frame
 
     preprocessor = Preprocessor(network.config)
     for path in paths:

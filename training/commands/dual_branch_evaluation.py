@@ -266,7 +266,7 @@ def _predict(model: Path, dataset: "list[Plane]", batch: int, device: "torch.dev
     """(N, C) probabilities of a model."""
     from model.dual_branch.checkpoint import load_dual_branch
     from model.dual_branch.preprocess import Preprocessor
-    from training.train.dual_branch import Pictures, predict
+    from training.train.dual_branch.trainer import Pictures, predict
 
     network = load_dual_branch(model, device)
     return predict(network, Pictures(dataset, Preprocessor(network.config)), batch)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from model.nextgen_uia.network import AdaptedNetwork
     from training.data.lesions import Lesion
-    from training.train.nextgen_uia import Pictures
+    from training.train.nextgen_uia.trainer import Pictures
 
 app = typer.Typer(
     no_args_is_help=True, help="NextGen-UIA: adapters and heads on CLIP's image tower."
@@ -138,7 +138,7 @@ def train(
     from training.data.samples import SampleError
     from training.train import runs
     from training.train.loop import check_parts
-    from training.train.nextgen_uia import train_head
+    from training.train.nextgen_uia.trainer import train_head
 
     recipe = HeadRecipe(
         epochs=epochs,
@@ -364,7 +364,7 @@ def _judge(
 ) -> "tuple[AdaptedNetwork, Pictures]":
     """The run's network, and the pictures that it judges."""
     from model.nextgen_uia.checkpoint import load_run
-    from training.train.nextgen_uia import Pictures
+    from training.train.nextgen_uia.trainer import Pictures
 
     network = load_run(run, tower).to(device)
     return network, Pictures(pictures, network.tower.side, network.head.config)

@@ -21,8 +21,8 @@ from model.spatialclip.preprocess import Preprocessor
 from training.data.prepared import PreparedSample
 from training.data.regions import read_region
 from training.data.samples import Sample
-from training.evaluation import alignment
 from training.evaluation.ablation import ablate
+from training.evaluation.metrics import alignment
 from training.recipes import DetectorRecipe, SpatialClipRecipe
 from training.train import small_spatialclip
 from training.train.batches import make_batch

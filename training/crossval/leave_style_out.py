@@ -25,9 +25,9 @@ from training.crossval.folds import (
 from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import cluster_styles, style_features
-from training.evaluation import classification
 from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES
-from training.evaluation.curves import auroc
+from training.evaluation.metrics import classification
+from training.evaluation.metrics.curves import auroc
 from training.evaluation.select_calibration import select_calibration
 
 

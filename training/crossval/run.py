@@ -42,9 +42,9 @@ from training.data import splits
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, data_hash
 from training.data.styles import style_features
-from training.evaluation import classification
 from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES
-from training.evaluation.detection import Matches, detection_metrics
+from training.evaluation.metrics import classification
+from training.evaluation.metrics.detection import Matches, detection_metrics
 from training.evaluation.predict import assign_styles
 from training.evaluation.record import EvaluatedSample
 from training.evaluation.report import write_report

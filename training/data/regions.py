@@ -13,7 +13,7 @@ from detector.frame import Pixels
 from detector.imaging.regions import estimated_region
 from detector.yolo.yolo import YoloDetector
 from training.data.samples import Sample
-from training.evaluation.detection import Matches, match_boxes
+from training.evaluation.metrics.detection import Matches, match_boxes
 
 REGION_VERSION = 1
 """Raise this when `read_region` gives other pixels or boxes for the same sample: when this module

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.console import UsageError
-from training.evaluation.classification import metric_with_interval
-from training.evaluation.multiclass import multiclass_metrics
+from training.evaluation.metrics.classification import metric_with_interval
+from training.evaluation.metrics.multiclass import multiclass_metrics
 
 ACCURACY = 0.95
 """Of the pictures that get a class so many shall get the right one, of those fitted on."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from detector.console import UsageError
 from model.fetalclip import gestational_age as ages
-from training.evaluation.multiclass import multiclass_metrics
+from training.evaluation.metrics.multiclass import multiclass_metrics
 
 SIMILARITY = "hc18_similarity.npz"
 PLANES = "test_five_planes_prediction.json"

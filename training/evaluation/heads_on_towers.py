@@ -14,15 +14,15 @@ from model.nextgen_uia.network import AdaptedNetwork, Task
 from model.nextgen_uia.preprocess import Mask
 from training.data.labelled import read_first_frame
 from training.data.lesions import Lesion, read_truth
-from training.evaluation.multiclass import multiclass_metrics
-from training.evaluation.planes import draw_roc
-from training.evaluation.segmentation import (
+from training.evaluation.metrics.multiclass import multiclass_metrics
+from training.evaluation.metrics.segmentation import (
     Agreement,
     agreement,
     head_circumference_mm,
     segmentation_metrics,
 )
-from training.train.nextgen_uia import Pictures, predict, predict_mask
+from training.evaluation.planes import draw_roc
+from training.train.nextgen_uia.trainer import Pictures, predict, predict_mask
 
 TRUTH_RGB, MASK_RGB = (0, 114, 178), (230, 159, 0)
 """Okabe and Ito's blue and orange: told apart with any colour vision, and on grey."""

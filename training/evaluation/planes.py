@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.calibration import expected_calibration_error
-from training.evaluation.curves import auroc, roc
-from training.evaluation.multiclass import multiclass_metrics
+from training.evaluation.metrics.curves import auroc, roc
+from training.evaluation.metrics.multiclass import multiclass_metrics
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's."""

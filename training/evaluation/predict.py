@@ -17,7 +17,7 @@ from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import cluster_styles, style_features
 from training.evaluation.ablation import ablate
-from training.evaluation.detection import match_boxes
+from training.evaluation.metrics.detection import match_boxes
 from training.evaluation.record import CHANCE, EvaluatedSample
 from training.phantom import Phantom, make
 

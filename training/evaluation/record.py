@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from detector.anatomy import View
 from model.finding import Criterion, Reason
-from training.evaluation.detection import Matches
+from training.evaluation.metrics.detection import Matches
 
 CHANCE = float(np.nextafter(0.5, 0))
 """P(standard) of a picture that was taken for OTHER, which has none: at chance, and not standard.

@@ -19,9 +19,9 @@ from model.finding import (
     STANDARD,
     STRUCTURE_REASON,
 )
-from training.evaluation import alignment, classification, curves
 from training.evaluation.ablation import BRANCHES, SINGLE_BRANCHES
-from training.evaluation.detection import detection_metrics
+from training.evaluation.metrics import alignment, classification, curves
+from training.evaluation.metrics.detection import detection_metrics
 from training.evaluation.record import EvaluatedSample
 
 NO_VIEW = "none of the views"

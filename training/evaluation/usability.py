@@ -19,10 +19,10 @@ from model.nextgen_uia.checkpoint import WEIGHTS
 from model.nextgen_uia.network import AdaptedNetwork, Task
 from training.data.labelled import read_first_frame
 from training.data.samples import file_hash
-from training.evaluation.classification import metric_with_interval, sensitivity_at
-from training.evaluation.curves import auroc, average_precision
+from training.evaluation.metrics.classification import metric_with_interval, sensitivity_at
+from training.evaluation.metrics.curves import auroc, average_precision
 from training.train import runs
-from training.train.nextgen_uia import Pictures, predict, predict_mask
+from training.train.nextgen_uia.trainer import Pictures, predict, predict_mask
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.classification import metric_with_interval
-from training.evaluation.curves import auroc
+from training.evaluation.metrics.classification import metric_with_interval
+from training.evaluation.metrics.curves import auroc
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.console import UsageError
-from training.evaluation.multiclass import confusion_matrix, macro_f1
+from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
 from training.features.embeddings import Embeddings
 from training.features.probe import FOLDS, fit_layer, folds_of, outside
 

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from detector.console import UsageError
 from training.data.splits import group_hash
-from training.evaluation.curves import auroc
-from training.evaluation.multiclass import multiclass_metrics
+from training.evaluation.metrics.curves import auroc
+from training.evaluation.metrics.multiclass import multiclass_metrics
 from training.features.abstention import (
     ANSWERED,
     OF_FEATURES,

@@ -31,7 +31,7 @@ from detector.yolo.yolo import YoloDetector, build_network, save_detector
 from training.augment import scanner
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, count_samples, data_hash, file_hash
-from training.evaluation.detection import DetectorScore, score_detector
+from training.evaluation.metrics.detection import DetectorScore, score_detector
 from training.recipes import DetectorRecipe
 from training.train import runs
 from training.train.optim import draw_epoch, restarted_schedule, update_average

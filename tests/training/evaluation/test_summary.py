@@ -11,7 +11,7 @@ from detector.anatomy import View
 from detector.boxes import Detection
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Reason
 from training.evaluation.ablation import ABLATIONS
-from training.evaluation.detection import match_boxes
+from training.evaluation.metrics.detection import match_boxes
 from training.evaluation.record import EvaluatedSample
 from training.evaluation.summary import (
     FAULT_NAMED,

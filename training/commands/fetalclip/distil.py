@@ -140,8 +140,9 @@ def distil(
     from model.fetalclip.network import FetalClip
     from model.fetalclip.preprocess import TextEncoder
     from model.fetalclip.student import StudentSize, student_architecture
-    from training.train import distillation, runs
-    from training.train.caption_tuning import check_pairs
+    from training.train import runs
+    from training.train.fetalclip import distillation
+    from training.train.fetalclip.caption_tuning import check_pairs
 
     if not all(map(math.isfinite, beta)):
         raise UsageError(f"--beta {beta[0]} {beta[1]}: give finite numbers")

@@ -113,7 +113,7 @@ def train(
     from training.evaluation.usability import CLASSES
     from training.train import runs
     from training.train.loop import check_parts
-    from training.train.nextgen_uia import train_head
+    from training.train.nextgen_uia.trainer import train_head
 
     recipe = replace(
         USABILITY,
@@ -261,7 +261,7 @@ def judge(
     from training.data.labelled import list_pictures
     from training.data.lesions import Lesion
     from training.evaluation.usability import UsabilityThreshold, usability_scores
-    from training.train.nextgen_uia import Pictures
+    from training.train.nextgen_uia.trainer import Pictures
 
     check_target(out, force=force)
     least = UsabilityThreshold.load(run).threshold if threshold is None else threshold
@@ -355,7 +355,7 @@ def _score(
     """Raises UsageError where the run learnt from one of the pictures."""
     from training.evaluation.usability import usability_scores
     from training.train import runs
-    from training.train.nextgen_uia import Pictures
+    from training.train.nextgen_uia.trainer import Pictures
 
     runs.refuse_learnt(
         run,

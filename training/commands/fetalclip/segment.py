@@ -114,7 +114,7 @@ def train(
     from training.data.samples import SampleError
     from training.train import runs
     from training.train.loop import check_parts
-    from training.train.nextgen_uia import train_head
+    from training.train.nextgen_uia.trainer import train_head
 
     recipe = replace(
         SEGMENTATION,
@@ -252,8 +252,8 @@ def _measure(
 ) -> dict[str, Any]:
     from training.commands.fetalclip.gestational_age import header_spacing
     from training.data.labelled import read_first_frame
-    from training.evaluation.segmentation import head_circumference_mm
-    from training.train.nextgen_uia import segment_picture
+    from training.evaluation.metrics.segmentation import head_circumference_mm
+    from training.train.nextgen_uia.trainer import segment_picture
 
     frame = read_first_frame(path)
     mask = segment_picture(network, frame.pixels)

@@ -185,7 +185,7 @@ def _classifier(model: Path, prompts: Any, rule: Any, device: str, adapters: Pat
 
     network = load_fetalclip(model)
     if adapters is not None:
-        from training.train.caption_tuning import apply_to
+        from training.train.fetalclip.caption_tuning import apply_to
 
         apply_to(network, adapters)
     network.to(choose_device(device))
@@ -206,7 +206,7 @@ def _write_figures(
     figures: Path | None,
 ) -> None:
     from training.data.labelled import group_key
-    from training.evaluation.multiclass import REJECTED, multiclass_metrics
+    from training.evaluation.metrics.multiclass import REJECTED, multiclass_metrics
 
     pairs = [
         (picture, record)

@@ -20,8 +20,8 @@ from training.data.captions import Captioned, caption_by_class, divide_captions
 from training.data.labelled import read_labelled
 from training.data.samples import SampleError
 from training.fetalclip_recipes import DistillationRecipe
-from training.train import distillation
-from training.train.distillation import augment, beta_of, distil, distillation_loss
+from training.train.fetalclip import distillation
+from training.train.fetalclip.distillation import augment, beta_of, distil, distillation_loss
 
 STUDENT = Architecture(
     embed_dim=16, vision_width=64, vision_layers=1, patch=16, image=32,

@@ -1,7 +1,7 @@
 """Train the dual-branch classifier on frames labelled with their plane.
 
 From top to bottom: prediction, the pictures of a run, augmentation, a training, what a batch and a
-validation are. Recipe: `training.family_recipes`; the loop and the losses: beside this file.
+validation are. Recipe: `training.family_recipes`; the loop: `training.train.loop`.
 """
 
 import math
@@ -24,10 +24,10 @@ from training.data.augment import retone
 from training.data.planes import Plane, count_planes, planes_hash, read_frame
 from training.data.samples import file_hash
 from training.evaluation.abstention import Abstention, fit_abstention, save_abstention
-from training.evaluation.multiclass import confusion_matrix, macro_f1
+from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
 from training.family_recipes import DualBranchRecipe
 from training.train import runs
-from training.train.imbalance_losses import ImbalanceLoss
+from training.train.dual_branch.losses import ImbalanceLoss
 from training.train.loop import EpochTraining, check_parts, train_epochs, trainable_parameters
 from training.train.precision import autocast
 

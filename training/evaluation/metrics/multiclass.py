@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.classification import Indices, metric_with_interval
+from training.evaluation.metrics.classification import Indices, metric_with_interval
 
 Counts = npt.NDArray[np.int64]
 REJECTED = ""

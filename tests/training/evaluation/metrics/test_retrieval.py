@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.retrieval import retrieval_metrics
+from training.evaluation.metrics.retrieval import retrieval_metrics
 
 
 def test_figures_are_those_counted_by_hand() -> None:

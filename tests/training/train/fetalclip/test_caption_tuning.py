@@ -20,8 +20,8 @@ from tests.support.towers import tower_folder
 from training.adapter_recipes import CaptionRecipe
 from training.data.captions import divide_captions, read_captions
 from training.data.samples import SampleError
-from training.train import caption_tuning
-from training.train.caption_tuning import (
+from training.train.fetalclip import caption_tuning
+from training.train.fetalclip.caption_tuning import (
     Pairs,
     apply_to,
     encode_pictures,

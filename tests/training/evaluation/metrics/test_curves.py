@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from model.calibration import expected_calibration_error
-from training.evaluation.classification import f1
-from training.evaluation.curves import (
+from training.evaluation.metrics.classification import f1
+from training.evaluation.metrics.curves import (
     auroc,
     average_precision,
     precision_recall,

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from training.family_recipes import DualBranchRecipe, Loss
-from training.train.imbalance_losses import (
+from training.train.dual_branch.losses import (
     ImbalanceLoss,
     class_weights,
     focal_loss,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.alignment import PAIRS, alignment_metrics, recall_at_k
+from training.evaluation.metrics.alignment import PAIRS, alignment_metrics, recall_at_k
 
 
 def unit(values: np.ndarray) -> np.ndarray:

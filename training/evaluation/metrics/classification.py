@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.calibration import bootstrap_interval, expected_calibration_error
-from training.evaluation.curves import auroc, average_precision
+from training.evaluation.metrics.curves import auroc, average_precision
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]

@@ -24,10 +24,10 @@ from training.adapter_recipes import HeadRecipe
 from training.data.labelled import draw_shots
 from training.data.lesions import Lesion, lesions_hash
 from training.data.samples import SampleError
-from training.evaluation.multiclass import confusion_matrix, macro_f1
+from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
 from training.features.few_shot import SHOTS, curve_point
 from training.features.probe import FOLDS, folds_of
-from training.train.nextgen_uia import Pictures, predict, train_head
+from training.train.nextgen_uia.trainer import Pictures, predict, train_head
 from training.train.runs import check_resumed
 
 TRIALS = "trials.jsonl"

@@ -1,8 +1,8 @@
 """Train a head on a tower, with or without adapters: classes of pictures, or masks.
 
 From top to bottom: a training, what it begins with, what a batch and a validation are, pictures,
-prediction. Recipe: `training.adapter_recipes`; the loop: beside this file. The test split is never
-read here.
+prediction. Recipe: `training.adapter_recipes`; the loop: `training.train.loop`. The test split is
+never read here.
 """
 
 import math
@@ -39,11 +39,11 @@ from training.adapter_recipes import HeadRecipe
 from training.data.augment import retone
 from training.data.labelled import read_first_frame
 from training.data.lesions import Lesion, count_lesions, lesions_hash, read_truth
-from training.evaluation.multiclass import confusion_matrix, macro_f1
-from training.evaluation.segmentation import agreement
+from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
+from training.evaluation.metrics.segmentation import agreement
 from training.train import runs
-from training.train.adapter_losses import dice_ce_loss, focal_loss
 from training.train.loop import EpochTraining, check_parts, train_epochs, trainable_parameters
+from training.train.nextgen_uia.losses import dice_ce_loss, focal_loss
 
 BETAS = (0.9, 0.95)
 MAX_SCALE, MAX_SHIFT = math.log(1.2), 0.08

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from detector.boxes import Detection
-from training.evaluation.detection import DetectorScore, match_boxes, score_detector
+from training.evaluation.metrics.detection import DetectorScore, match_boxes, score_detector
 
 NT = frozenset({"NT"})
 

@@ -5,7 +5,8 @@ batch, divided into pairs that match (weight 1) and the others (weight beta). Be
 epochs from coupled (the student takes over what the teacher confuses) to repulsive (it is pushed
 away from that).
 
-From top to bottom: a training, its loss, pairs and their augmentation. The loop: beside this file.
+From top to bottom: a training, its loss, pairs and their augmentation.
+The loop: `training.train.loop`.
 """
 
 import math
@@ -28,7 +29,7 @@ from training.data.captions import Captioned, captions_hash
 from training.data.labelled import read_first_frame
 from training.fetalclip_recipes import DistillationRecipe
 from training.train import runs
-from training.train.caption_tuning import check_pairs, encode_pictures
+from training.train.fetalclip.caption_tuning import check_pairs, encode_pictures
 from training.train.loop import EpochTraining, train_epochs
 from training.train.losses import contrastive_loss
 

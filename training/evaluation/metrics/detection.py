@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.boxes import Detection, iou
-from training.evaluation.classification import metric_with_interval
+from training.evaluation.metrics.classification import metric_with_interval
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 200

@@ -33,8 +33,8 @@ from training.data.planes import Plane, planes_hash, read_pictures
 from training.data.samples import file_hash
 from training.evaluation.abstention import Abstention, read_abstention
 from training.family_recipes import DualBranchRecipe
-from training.train import dual_branch
-from training.train.dual_branch import (
+from training.train.dual_branch import trainer as dual_branch
+from training.train.dual_branch.trainer import (
     Pictures,
     augment,
     load_start,

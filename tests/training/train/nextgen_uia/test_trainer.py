@@ -24,9 +24,9 @@ from tests.support.towers import vision_tower
 from training.adapter_recipes import HeadRecipe
 from training.data.labelled import divide
 from training.data.lesions import Lesion, read_published
-from training.train import nextgen_uia
-from training.train.adapter_losses import dice_ce_loss, focal_loss
-from training.train.nextgen_uia import Pictures, augment, predict, train_head
+from training.train.nextgen_uia import trainer as nextgen_uia
+from training.train.nextgen_uia.losses import dice_ce_loss, focal_loss
+from training.train.nextgen_uia.trainer import Pictures, augment, predict, train_head
 
 RECIPE = HeadRecipe(epochs=3, batch=4, learning_rate=3e-3)
 CLASSES = HeadConfig(Task.CLASSIFICATION, ("0", "1"), width=16)

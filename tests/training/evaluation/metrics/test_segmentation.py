@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.lesions import Ellipse, circumference, draw_ellipse
-from training.evaluation.segmentation import (
+from training.evaluation.metrics.segmentation import (
     agreement,
     head_circumference_mm,
     segmentation_metrics,

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from model.nextgen_uia.preprocess import Mask
 from training.data.lesions import circumference, contour_ellipse
-from training.evaluation.classification import metric_with_interval
+from training.evaluation.metrics.classification import metric_with_interval
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.evaluation.classification import classification_metrics, risk_coverage, sensitivity_at
+from training.evaluation.metrics.classification import (
+    classification_metrics,
+    risk_coverage,
+    sensitivity_at,
+)
 
 PROBABILITIES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score, top_k_accuracy_score
 
-from training.evaluation.multiclass import (
+from training.evaluation.metrics.multiclass import (
     REJECTED,
     confusion_matrix,
     macro_f1,

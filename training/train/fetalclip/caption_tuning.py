@@ -1,7 +1,7 @@
 """Tune adapters of CLIP's image tower on pictures and their captions, by symmetric InfoNCE.
 
 The text tower is frozen and evaluates: each caption is encoded once. From top to bottom: a
-training, pairs, what a batch and a validation are. The loop: beside this file.
+training, pairs, what a batch and a validation are. The loop: `training.train.loop`.
 """
 
 import math

@@ -14,8 +14,8 @@ from model.nextgen_uia.network import ClipTower, HeadConfig, Task
 from tests.support.towers import vision_tower
 from training.adapter_recipes import HeadRecipe
 from training.data.lesions import Lesion
-from training.train import adapter_few_shot
-from training.train.adapter_few_shot import FewShotPlan, adapter_few_shot_curve
+from training.train.nextgen_uia import few_shot as adapter_few_shot
+from training.train.nextgen_uia.few_shot import FewShotPlan, adapter_few_shot_curve
 
 RECIPE = HeadRecipe(batch=4, learning_rate=3e-3, augment=False)
 PLAN = FewShotPlan(shots=(1, 3), steps=2)

@@ -1,0 +1,1 @@
+"""Train the dual-branch classifier of planes."""

@@ -1,0 +1,1 @@
+"""Tune FetalCLIP by captions, and teach a small CLIP what it knows."""

@@ -1,0 +1,1 @@
+"""Train heads and adapters of NextGen-UIA."""
