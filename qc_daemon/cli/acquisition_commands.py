@@ -42,15 +42,15 @@ def _list(
     """Write all persons or devices with a line on those that may be one, or their history."""
     from qc_daemon.operations.identities import HISTORY_COLUMNS, describe_suggestions, list_history
 
-    chosen, settings = parse_format(format), load_settings(config)
+    output_format, settings = parse_format(format), load_settings(config)
     if history:
-        changes = first_page(list_history(settings, kind), limit, chosen)
-        write_list("changes", changes, chosen, columns=HISTORY_COLUMNS)
+        changes = first_page(list_history(settings, kind), limit, output_format)
+        write_list("changes", changes, output_format, columns=HISTORY_COLUMNS)
         return
     rows = list_all(settings)
-    write_list(f"{kind}s", first_page(rows, limit, chosen), chosen, columns=columns)
+    write_list(f"{kind}s", first_page(rows, limit, output_format), output_format, columns=columns)
     note = describe_suggestions(kind, rows)
-    if note is not None and chosen == "table":
+    if note is not None and output_format == "table":
         say(note)
 
 
@@ -188,8 +188,8 @@ def acquisition_show(config: Config = None, format: Format = "table") -> None:
     """
     from qc_daemon.operations.acquisitions import count_acquisitions
 
-    chosen = parse_format(format)
-    write_record(count_acquisitions(load_settings(config)), chosen)
+    output_format = parse_format(format)
+    write_record(count_acquisitions(load_settings(config)), output_format)
 
 
 @acquisition.command("fill")

@@ -221,7 +221,7 @@ def score(
     from model.site.record import read_record
 
     # Arguments are checked before the models' libraries load, which takes seconds.
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     settings = load(config)
     settings.score.bundle = bundle or settings.score.bundle
     settings.score.device = device or settings.score.device
@@ -262,17 +262,17 @@ def score(
             has_failed = has_failed or ("error" in finding and "frame" not in finding)
             yield finding
 
-    if chosen == "json" and all_frames is not False:
+    if output_format == "json" and all_frames is not False:
         write_lines(scored(), "json", ())
-    elif chosen == "json":
+    elif output_format == "json":
         write_lines(select_frames(scored(), False), "json", ())
     else:
         rows = map(finding_row, select_frames(scored(), bool(all_frames)))
-        columns = SCORE_COLUMNS if chosen == "csv" else FINDING_COLUMNS
-        if chosen == "csv":
+        columns = SCORE_COLUMNS if output_format == "csv" else FINDING_COLUMNS
+        if output_format == "csv":
             write_lines(rows, "csv", columns)
         else:
-            write_list("findings", [table_row(row) for row in rows], chosen, columns=columns)
+            write_list("findings", [table_row(row) for row in rows], output_format, columns=columns)
     if elsewhere and record is not None:
         files = count_of(len(elsewhere), "file names", "files name")
         typer.echo(
@@ -354,19 +354,19 @@ def doctor(
     """
     from qc_daemon.operations.doctor import examine
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     if log_file is not None and support is None:
         raise console.UsageError("--log is for --support; give that too")
     healthy, rows, results = True, [], []
     settings = load_settings(config)
     for check in examine(settings, check_name or ()):
         results.append(check)
-        if chosen == "table":
+        if output_format == "table":
             say(f"{check.word:4} {check.name}: {check.message}")
         rows.append({"check": check.name, "result": check.word, "message": check.message})
         healthy = healthy and check.is_healthy
-    if chosen != "table":
-        write_list("checks", rows, chosen)
+    if output_format != "table":
+        write_list("checks", rows, output_format)
     if support is not None:
         from qc_daemon.operations.support import write_support
 

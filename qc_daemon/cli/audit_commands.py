@@ -95,9 +95,9 @@ def audit_list(limit: Limit = None, config: Config = None, format: Format = "tab
     """
     from qc_daemon.operations.audits import LIST_COLUMNS, list_audits
 
-    chosen = parse_format(format)
-    rows = first_page(list_audits(load_settings(config)), limit, chosen)
-    write_list("audits", rows, chosen, columns=LIST_COLUMNS)
+    output_format = parse_format(format)
+    rows = first_page(list_audits(load_settings(config)), limit, output_format)
+    write_list("audits", rows, output_format, columns=LIST_COLUMNS)
 
 
 @audit.command("show")
@@ -129,14 +129,14 @@ def audit_show(
     from qc_daemon.operations.shadow_audits import CHANGE_COLUMNS, KIND, change_rows
     from qc_daemon.records.results.audits import encode
 
-    chosen, settings = parse_format(format), load_settings(config)
+    output_format, settings = parse_format(format), load_settings(config)
     content = read_audit(settings, day, name)
     is_comparison = content.get("kind") == KIND
-    if chosen == "json":
+    if output_format == "json":
         sys.stdout.write(f"{encode(content).decode()}\n")
-    elif chosen == "csv" and is_comparison:
+    elif output_format == "csv" and is_comparison:
         write_lines(change_rows(content), "csv", CHANGE_COLUMNS)
-    elif chosen == "csv":
+    elif output_format == "csv":
         write_lines(measure_rows(content), "csv", MEASURE_COLUMNS)
     else:
         for line in describe(content):

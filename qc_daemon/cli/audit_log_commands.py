@@ -40,16 +40,16 @@ def audit_log_verify(
     """
     from qc_daemon.operations.audit_log import CHECK_COLUMNS, describe_check, verify_chains
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list(verify_chains(load_settings(config), chain, anchors=anchor or (), after=after))
-    if chosen == "table":
+    if output_format == "table":
         for row in rows:
             for line in describe_check(row):
                 say(line)
         if not rows:
             say("there is no audit log yet")
     else:
-        write_list("chains", rows, chosen, columns=CHECK_COLUMNS)
+        write_list("chains", rows, output_format, columns=CHECK_COLUMNS)
     if any(row["problems"] for row in rows):
         raise typer.Exit(console.FAILED)
 

@@ -38,9 +38,9 @@ def bundle_list(config: Config = None, limit: Limit = None, format: Format = "ta
     """
     from qc_daemon.operations.bundles import list_bundles
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_bundles(load_settings(config))
-    write_list("bundles", first_page(rows, limit, chosen), chosen)
+    write_list("bundles", first_page(rows, limit, output_format), output_format)
 
 
 @bundle.command("show")
@@ -51,13 +51,15 @@ def bundle_show(name: Name = None, config: Config = None, format: Format = "tabl
     """
     from qc_daemon.operations.bundles import describe_bundle, show_bundle, without_references
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     name = name or load(config).score.bundle
-    if chosen == "table":
+    if output_format == "table":
         typer.echo(describe_bundle(name))
     else:
         details = show_bundle(name)
-        write_record(details if chosen == "json" else without_references(details), chosen)
+        write_record(
+            details if output_format == "json" else without_references(details), output_format
+        )
 
 
 @bundle.command("verify")

@@ -119,10 +119,10 @@ def db_restore(
     """
     from qc_daemon.operations.database import describe_restore, restore_all, restore_record
 
-    chosen = parse_format(format, ("table", "json"))
+    output_format = parse_format(format, ("table", "json"))
     result = restore_all(load_settings(config), source, release=release)
-    if chosen == "json":
-        write_record(restore_record(result), chosen)
+    if output_format == "json":
+        write_record(restore_record(result), output_format)
     else:
         for line in describe_restore(result):
             say(line)
@@ -154,19 +154,21 @@ def spool_check(
         list_faulty_files,
     )
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_faulty_files(load_settings(config), full=full)
-    page = first_page(rows, limit, chosen)
-    columns = FAULT_TABLE if chosen == "table" else FAULT_COLUMNS
+    page = first_page(rows, limit, output_format)
+    columns = FAULT_TABLE if output_format == "table" else FAULT_COLUMNS
     # Without reading them nobody knows whether files are undamaged.
     noun = "missing or damaged files" if full else "missing files, none of another size"
-    write_list(noun if not rows else "missing or damaged files", page, chosen, columns=columns)
+    write_list(
+        noun if not rows else "missing or damaged files", page, output_format, columns=columns
+    )
     if not full:
         # Programs read stdout: there a note would be a broken row.
-        typer.echo(SIZES_ONLY, err=chosen != "table")
+        typer.echo(SIZES_ONLY, err=output_format != "table")
     if not rows:
         return
-    if chosen == "table":
+    if output_format == "table":
         for line in FAULT_ADVICE:
             say(line)
     raise typer.Exit(console.FAILED)
@@ -180,9 +182,9 @@ def spool_list(config: Config = None, limit: Limit = None, format: Format = "tab
     """
     from qc_daemon.operations.spool import ORPHAN_COLUMNS, list_orphans
 
-    chosen = parse_format(format)
-    rows = first_page(list_orphans(load_settings(config)), limit, chosen)
-    write_list("files without a row", rows, chosen, columns=ORPHAN_COLUMNS)
+    output_format = parse_format(format)
+    rows = first_page(list_orphans(load_settings(config)), limit, output_format)
+    write_list("files without a row", rows, output_format, columns=ORPHAN_COLUMNS)
 
 
 @spool.command("release")

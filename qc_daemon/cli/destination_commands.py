@@ -28,14 +28,14 @@ def destination_list(config: Config = None, limit: Limit = None, format: Format 
         list_destinations,
     )
 
-    chosen = parse_format(format)
-    rows = first_page(list_destinations(load_settings(config)), limit, chosen)
-    if chosen != "table":
-        write_list("destinations", rows, chosen)
+    output_format = parse_format(format)
+    rows = first_page(list_destinations(load_settings(config)), limit, output_format)
+    if output_format != "table":
+        write_list("destinations", rows, output_format)
         return
     # A person reads what fits a line; a program gets all.
     table = [destination_table_row(row) for row in rows]
-    write_list("destinations", table, chosen, columns=DESTINATION_COLUMNS)
+    write_list("destinations", table, output_format, columns=DESTINATION_COLUMNS)
     say_notes(note for row in rows for note in destination_notes(row))
 
 
@@ -84,10 +84,14 @@ def rules_test(
     """
     from qc_daemon.operations.routing import route_row, try_rules
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list(
         try_rules(load_settings(config), paths, calling_ae=calling, view=view, verdict=verdict)
     )
-    write_list("routes", rows if chosen == "json" else [route_row(row) for row in rows], chosen)
+    write_list(
+        "routes",
+        rows if output_format == "json" else [route_row(row) for row in rows],
+        output_format,
+    )
     if any("error" in row for row in rows):
         raise typer.Exit(console.FAILED)

@@ -26,9 +26,9 @@ def digest_list(config: Config = None, limit: Limit = None, format: Format = "ta
     """
     from qc_daemon.operations.digests import COLUMNS, list_digests
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_digests(load_settings(config))
-    write_list("digests", first_page(rows, limit, chosen), chosen, columns=COLUMNS)
+    write_list("digests", first_page(rows, limit, output_format), output_format, columns=COLUMNS)
 
 
 @digest.command("send")

@@ -96,14 +96,14 @@ def _list_exams(
     from qc_daemon.operations.exams import EXAM_COLUMNS, EXAM_TABLE, list_exams, table_row
     from qc_daemon.operations.shared import Listing, parse_window
 
-    chosen = parse_format(format)
-    window = parse_window(since, until, row_limit(limit, chosen))
+    output_format = parse_format(format)
+    window = parse_window(since, until, row_limit(limit, output_format))
     listing = list_exams(load_settings(config), exam_filter, window)
     rows = listing.rows
-    if chosen == "table":
+    if output_format == "table":
         rows = Listing(map(table_row, rows), rows.total)
-    columns = EXAM_TABLE if chosen == "table" else EXAM_COLUMNS
-    write_list("exams", rows, chosen, columns=columns, is_filtered=True)
+    columns = EXAM_TABLE if output_format == "table" else EXAM_COLUMNS
+    write_list("exams", rows, output_format, columns=columns, is_filtered=True)
     if listing.unread:
         unread = count_of(listing.unread, "older exam is", "older exams are")
         typer.echo(f"{unread} not searched by name yet; give the command again", err=True)

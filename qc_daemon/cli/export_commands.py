@@ -177,9 +177,9 @@ def export_findings(
     from qc_daemon.operations import exports
     from qc_daemon.operations.shared import parse_window
 
-    chosen, window = _parse(format, out), parse_window(since, until)
-    rows = exports.export_findings(load_settings(config), window, as_rows=chosen != "json")
-    _write(rows, chosen, exports.FINDING_COLUMNS, out)
+    output_format, window = _parse(format, out), parse_window(since, until)
+    rows = exports.export_findings(load_settings(config), window, as_rows=output_format != "json")
+    _write(rows, output_format, exports.FINDING_COLUMNS, out)
 
 
 @export.command("reviews")
@@ -200,9 +200,9 @@ def export_reviews(
     from qc_daemon.operations.review_files import HISTORY_COLUMNS, History
     from qc_daemon.operations.shared import parse_window
 
-    chosen, window = _parse(format, out), parse_window(since, until)
-    history = History(load_settings(config), window, as_text=chosen == "csv")
-    _write(iter(history), chosen, HISTORY_COLUMNS, out)
+    output_format, window = _parse(format, out), parse_window(since, until)
+    history = History(load_settings(config), window, as_text=output_format == "csv")
+    _write(iter(history), output_format, HISTORY_COLUMNS, out)
     if history.left_out:
         left_out = count_of(history.left_out, "finding waits", "findings wait")
         typer.echo(f"not exported: {left_out} for a blinded reading", err=True)
@@ -228,9 +228,9 @@ def export_audits(
     from qc_daemon.operations import exports
     from qc_daemon.operations.audit_reports import ReportPeriod
 
-    chosen, period = _parse(format, out), ReportPeriod.parse(start, end)
-    rows = exports.export_audits(load_settings(config), period, as_rows=chosen != "json")
-    _write(rows, chosen, exports.AUDIT_COLUMNS, out)
+    output_format, period = _parse(format, out), ReportPeriod.parse(start, end)
+    rows = exports.export_audits(load_settings(config), period, as_rows=output_format != "json")
+    _write(rows, output_format, exports.AUDIT_COLUMNS, out)
 
 
 @export.command("releases")
@@ -248,9 +248,9 @@ def export_releases(
     from qc_daemon.operations.shared import parse_window
     from qc_daemon.operations.teaching_release import RELEASE_COLUMNS, list_releases
 
-    chosen, window = _parse(format, out), parse_window(since, until)
+    output_format, window = _parse(format, out), parse_window(since, until)
     rows = list_releases(load_settings(config), window)
-    _write(iter(rows), chosen, RELEASE_COLUMNS, out)
+    _write(iter(rows), output_format, RELEASE_COLUMNS, out)
 
 
 def _parse(format: str, out: Path | None) -> _Format:

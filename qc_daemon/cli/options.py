@@ -88,18 +88,18 @@ def load_settings(config: Path | None) -> Settings:
     return settings
 
 
-def row_limit(limit: int | None, chosen: str) -> int:
+def row_limit(limit: int | None, output_format: str) -> int:
     """The most rows to show, 0 for all: a table has TABLE_LIMIT, other formats all by default."""
     if limit is not None:
         return limit
-    return TABLE_LIMIT if chosen == "table" else 0
+    return TABLE_LIMIT if output_format == "table" else 0
 
 
-def first_page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> "Listing":
+def first_page(rows: Sequence[dict[str, Any]], limit: int | None, output_format: str) -> "Listing":
     """The first rows, up to the limit, of a list that is in memory as a whole."""
     from qc_daemon.operations.shared import Listing, parse_window
 
-    most = parse_window(None, None, row_limit(limit, chosen)).limit
+    most = parse_window(None, None, row_limit(limit, output_format)).limit
     return Listing(rows[:most], len(rows))
 
 

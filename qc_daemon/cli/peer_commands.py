@@ -27,9 +27,11 @@ def peer_list(
     """
     from qc_daemon.operations.peers import list_peers
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_peers(load_settings(config), state or [])
-    write_list("peers", first_page(rows, limit, chosen), chosen, is_filtered=bool(state))
+    write_list(
+        "peers", first_page(rows, limit, output_format), output_format, is_filtered=bool(state)
+    )
 
 
 @peer.command("add")

@@ -56,13 +56,13 @@ def quarantine_list(
     )
     from qc_daemon.operations.shared import parse_window
 
-    chosen = parse_format(format)
-    window = parse_window(since, until, row_limit(limit, chosen))
+    output_format = parse_format(format)
+    window = parse_window(since, until, row_limit(limit, output_format))
     rows = list_quarantined(load_settings(config), code or [], window, with_dismissed=dismissed)
     in_table = DISMISSED_TABLE if dismissed else QUARANTINE_TABLE
-    columns = in_table if chosen == "table" else QUARANTINE_COLUMNS
+    columns = in_table if output_format == "table" else QUARANTINE_COLUMNS
     is_filtered = bool(code or since or until)
-    write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
+    write_list("quarantined objects", rows, output_format, columns=columns, is_filtered=is_filtered)
 
 
 @quarantine.command("show")
@@ -77,8 +77,8 @@ def quarantine_show(
     """
     from qc_daemon.operations.quarantine import show_quarantined
 
-    chosen = parse_format(format)
-    write_record(show_quarantined(load_settings(config), id), chosen)
+    output_format = parse_format(format)
+    write_record(show_quarantined(load_settings(config), id), output_format)
 
 
 @quarantine.command("release")

@@ -53,8 +53,8 @@ def queue_list(
     )
     from qc_daemon.operations.shared import open_store, parse_window
 
-    chosen = parse_format(format)
-    window = parse_window(since, until, row_limit(limit, chosen))
+    output_format = parse_format(format)
+    window = parse_window(since, until, row_limit(limit, output_format))
     settings = load_settings(config)
     rows = list_jobs(
         settings,
@@ -63,8 +63,8 @@ def queue_list(
         destinations=destination or [],
         window=window,
     )
-    columns = JOB_TABLE if chosen == "table" else JOB_COLUMNS
-    write_list("jobs", rows, chosen, columns=columns, is_filtered=True)
+    columns = JOB_TABLE if output_format == "table" else JOB_COLUMNS
+    write_list("jobs", rows, output_format, columns=columns, is_filtered=True)
     # Beside the list, which may be piped on.
     store = open_store(settings)
     if problem := stopped_service(settings, store) or missing_worker(store):
@@ -113,10 +113,12 @@ def commitment_list(
     from qc_daemon.operations.commitments import COMMITMENT_COLUMNS, list_commitments
     from qc_daemon.operations.shared import parse_window
 
-    chosen = parse_format(format)
-    window = parse_window(since, until, row_limit(limit, chosen))
+    output_format = parse_format(format)
+    window = parse_window(since, until, row_limit(limit, output_format))
     rows = list_commitments(load_settings(config), state or [], window)
-    write_list("commitment requests", rows, chosen, columns=COMMITMENT_COLUMNS, is_filtered=True)
+    write_list(
+        "commitment requests", rows, output_format, columns=COMMITMENT_COLUMNS, is_filtered=True
+    )
 
 
 @commitment.command("retry")

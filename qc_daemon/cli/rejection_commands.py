@@ -35,12 +35,12 @@ def rejection_list(
     from qc_daemon.operations.rejections import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
     from qc_daemon.operations.shared import parse_window
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_rejections(
-        load_settings(config), parse_window(since, until, row_limit(limit, chosen))
+        load_settings(config), parse_window(since, until, row_limit(limit, output_format))
     )
-    columns = REJECTION_TABLE if chosen == "table" else REJECTION_COLUMNS
-    write_list("rejections", rows, chosen, columns=columns, is_filtered=bool(since or until))
+    columns = REJECTION_TABLE if output_format == "table" else REJECTION_COLUMNS
+    write_list("rejections", rows, output_format, columns=columns, is_filtered=bool(since or until))
 
 
 @rejection.command("confirm")

@@ -68,12 +68,12 @@ def report(
     )
 
     target = Target.of(person=person, device=device, site=site, exam=exam, bundle=bundle)
-    period, chosen = ReportPeriod.parse(start, end), choose_format(format, out)
+    period, output_format = ReportPeriod.parse(start, end), choose_format(format, out)
     if target.kind == "exam" and (start or end):
         raise UsageError("--from and --to do not go with --exam: an exam has no period")
-    if out is None and chosen == "pdf" and sys.stdout.isatty():
+    if out is None and output_format == "pdf" and sys.stdout.isatty():
         raise UsageError("--format pdf: name the file to write with --out")
-    content = make_report(load_settings(config), target, period, chosen, language)
+    content = make_report(load_settings(config), target, period, output_format, language)
     if out is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

@@ -114,24 +114,24 @@ def results_list(
     from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
-    settings, chosen = load_settings(config), parse_format(format)
-    if image_features and chosen != "json":
+    settings, output_format = load_settings(config), parse_format(format)
+    if image_features and output_format != "json":
         raise UsageError("--image-features: they are not for tables; add --format jsonl")
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     finding_filter = parse_finding_filter(person, device, site, view or (), verdict or ())
-    window = parse_window(since, until, row_limit(limit, chosen))
+    window = parse_window(since, until, row_limit(limit, output_format))
     is_of_exam = study is not None or exam is not None
     if is_of_exam:
         require_exam(settings, study, exam)
     # A table is what people look at, who may have to read one of these blinded.
-    left_out: list[int] | None = [] if chosen == "table" else None
+    left_out: list[int] | None = [] if output_format == "table" else None
     if like is not None:
         from qc_daemon.operations.similar_images import LIMIT, SIMILARITY, Likeness, read_similar
 
         similar = read_similar(
             settings,
             Likeness.parse(like),
-            "finding" if chosen == "json" else "row",
+            "finding" if output_format == "json" else "row",
             limit=LIMIT if limit is None else limit or None,
             exam_filter=exam_filter,
             window=window,
@@ -141,28 +141,28 @@ def results_list(
             with_image_features=image_features,
             left_out=left_out,
         )
-        if chosen == "table":
+        if output_format == "table":
             rows = [table_row(row) for row in similar]
             columns = (SIMILARITY, *TABLE_COLUMNS)
             write_list("similar images", rows, columns=columns, is_filtered=True)
             _say_left_out(left_out)
         else:
-            write_lines(similar, chosen, (*CSV_COLUMNS, SIMILARITY))
+            write_lines(similar, output_format, (*CSV_COLUMNS, SIMILARITY))
         return
     findings = read_findings(
         settings,
         exam_filter,
         # One row more than the limit shows whether there are more.
         replace(window, limit=window.limit and window.limit + 1),
-        "finding" if chosen == "json" else "row",
-        all_frames=chosen == "json" if all_frames is None else all_frames,
-        all_revisions=chosen == "json" if all_revisions is None else all_revisions,
-        best_first=chosen == "table",
+        "finding" if output_format == "json" else "row",
+        all_frames=output_format == "json" if all_frames is None else all_frames,
+        all_revisions=output_format == "json" if all_revisions is None else all_revisions,
+        best_first=output_format == "table",
         finding_filter=finding_filter,
         with_image_features=image_features,
         left_out=left_out,
     )
-    if chosen == "table":
+    if output_format == "table":
         if is_of_exam:
             for line in describe_exams(settings, study, exam):
                 say(line)
@@ -172,7 +172,7 @@ def results_list(
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
         _say_left_out(left_out)
     else:
-        write_lines(islice(findings, window.limit), chosen, CSV_COLUMNS)
+        write_lines(islice(findings, window.limit), output_format, CSV_COLUMNS)
 
 
 def _say_left_out(left_out: list[int] | None) -> None:
@@ -210,6 +210,6 @@ def results_import(
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Importing findings", total=count_lines(files))
         outcome = import_findings(settings, files, progress=lambda lines: bar.advance(task, lines))
-    known = f", {outcome.known} known already" if outcome.known else ""
+    duplicates = f", {outcome.duplicates} known already" if outcome.duplicates else ""
     errors = f", {outcome.errors} of images that were not scored left out" if outcome.errors else ""
-    say(f"{count_of(outcome.stored, 'finding')} imported{known}{errors}")
+    say(f"{count_of(outcome.stored, 'finding')} imported{duplicates}{errors}")

@@ -109,19 +109,19 @@ def review_list(
     from qc_daemon.operations.shared import parse_window
     from qc_daemon.records.listings import ExamFilter
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_reviews(
         load_settings(config),
         state or (),
         ExamFilter(exam_id=exam),
-        parse_window(since, until, row_limit(limit, chosen)),
+        parse_window(since, until, row_limit(limit, output_format)),
         parse_answers(answers, blinded),
         with_all=all,
     )
-    columns = LIST_TABLE if chosen == "table" else LIST_COLUMNS
-    write_list("findings", rows, chosen, columns=columns, is_filtered=True)
+    columns = LIST_TABLE if output_format == "table" else LIST_COLUMNS
+    write_list("findings", rows, output_format, columns=columns, is_filtered=True)
     is_left_out = any(row["state"] == "waiting" for row in rows)
-    if chosen == "table" and is_left_out and not (answers or blinded):
+    if output_format == "table" and is_left_out and not (answers or blinded):
         typer.echo(LEFT_OUT, err=True)
 
 
@@ -166,14 +166,14 @@ def review_show(
         show_review,
     )
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     chosen_answers = parse_answers(answers, blinded)
     body = show_review(
         load_settings(config), finding, reader=reader, answers=chosen_answers, unblind=unblind
     )
-    events = body["events"] if chosen == "json" else body.pop("events")
-    write_record(body, chosen)
-    if chosen == "table" and events:
+    events = body["events"] if output_format == "json" else body.pop("events")
+    write_record(body, output_format)
+    if output_format == "table" and events:
         print_table("events", EVENT_COLUMNS, events)
     if body["answers_hidden"] and not blinded:
         # Programs read stdout; `answers_hidden` tells them.

@@ -119,18 +119,20 @@ def site_show(
     from model.site.record import read_record
     from qc_daemon.operations.site_words import describe_record, record_row
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     if source.endswith(".json") or Path(source).exists():
         record = read_record(Path(source))
     else:
         from qc_daemon.operations.sites import find_record
 
         record = find_record(load_settings(config), source)
-    if chosen == "table":
+    if output_format == "table":
         for line in describe_record(record):
             say(line)
     else:
-        write_record(record.to_json() if chosen == "json" else record_row(record), chosen)
+        write_record(
+            record.to_json() if output_format == "json" else record_row(record), output_format
+        )
 
 
 @site.command("activate")
@@ -186,9 +188,9 @@ def site_list(limit: Limit = None, config: Config = None, format: Format = "tabl
     """
     from qc_daemon.operations.sites import LIST_COLUMNS, list_sites
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_sites(load_settings(config))
-    write_list("sites", first_page(rows, limit, chosen), chosen, columns=LIST_COLUMNS)
+    write_list("sites", first_page(rows, limit, output_format), output_format, columns=LIST_COLUMNS)
 
 
 @site.command("history")
@@ -201,7 +203,7 @@ def site_history(
     """
     from qc_daemon.operations.sites import HISTORY_COLUMNS, list_history
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_history(load_settings(config), site)
-    columns = HISTORY_COLUMNS[:-1] if chosen == "table" else HISTORY_COLUMNS
-    write_list("events", first_page(rows, limit, chosen), chosen, columns=columns)
+    columns = HISTORY_COLUMNS[:-1] if output_format == "table" else HISTORY_COLUMNS
+    write_list("events", first_page(rows, limit, output_format), output_format, columns=columns)

@@ -71,9 +71,11 @@ def user_list(config: Config = None, limit: Limit = None, format: Format = "tabl
     """
     from qc_daemon.operations.accounts import ACCOUNT_COLUMNS, list_accounts
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_accounts(load_settings(config))
-    write_list("accounts", first_page(rows, limit, chosen), chosen, columns=ACCOUNT_COLUMNS)
+    write_list(
+        "accounts", first_page(rows, limit, output_format), output_format, columns=ACCOUNT_COLUMNS
+    )
 
 
 @user.command("password")
@@ -147,13 +149,18 @@ def user_sessions(
     from detector.console import UsageError
     from qc_daemon.operations.accounts import SESSION_COLUMNS, end_sessions, list_sessions
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     settings = load_settings(config)
     if not end:
         if session:
             raise UsageError("--session goes with --end")
         rows = list_sessions(settings, name)
-        write_list("sessions", first_page(rows, limit, chosen), chosen, columns=SESSION_COLUMNS)
+        write_list(
+            "sessions",
+            first_page(rows, limit, output_format),
+            output_format,
+            columns=SESSION_COLUMNS,
+        )
         return
     if name is None:
         raise UsageError("--end: name the account")
@@ -179,16 +186,16 @@ def user_log(
     from qc_daemon.cli.options import row_limit
     from qc_daemon.operations.access_log import ACCESS_COLUMNS, list_access, parse_access_filter
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_access(
         load_settings(config),
         parse_access_filter(account, exam, since, until),
-        row_limit(limit, chosen),
+        row_limit(limit, output_format),
     )
     write_list(
         "entries",
         rows,
-        chosen,
+        output_format,
         columns=ACCESS_COLUMNS,
         is_filtered=any((account, exam, since, until)),
     )
@@ -227,9 +234,11 @@ def token_list(
     """
     from qc_daemon.operations.accounts import TOKEN_COLUMNS, list_tokens
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     rows = list_tokens(load_settings(config), name)
-    write_list("tokens", first_page(rows, limit, chosen), chosen, columns=TOKEN_COLUMNS)
+    write_list(
+        "tokens", first_page(rows, limit, output_format), output_format, columns=TOKEN_COLUMNS
+    )
 
 
 @token.command("revoke")

@@ -34,10 +34,10 @@ def parse_access_filter(
     return AccessFilter(name, exam_id, window.since, window.until, before)
 
 
-def list_access(settings: Settings, chosen: AccessFilter, limit: int) -> Listing:
+def list_access(settings: Settings, access_filter: AccessFilter, limit: int) -> Listing:
     """Rows of ACCESS_COLUMNS, the last first; `limit` 0: all."""
     with open_store(settings).read() as session:
-        rows = access_log.listing(session, chosen, limit + 1 if limit else None)
+        rows = access_log.listing(session, access_filter, limit + 1 if limit else None)
     page = rows[:limit] if limit else rows
     return Listing(map(_row, page), None if len(page) < len(rows) else len(rows))
 

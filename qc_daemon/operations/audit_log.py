@@ -117,13 +117,13 @@ def export_records(
     Raises UsageError, QCError STORAGE.
     """
     window = parse_window(since, until)
-    chosen = parse_choices(AuditKind, kinds, "--kind")
+    audit_kinds = parse_choices(AuditKind, kinds, "--kind")
     folder = _chain(settings, name)
     recorder.record(
         settings,
         AuditKind.LOG_USED,
         objects={"chain": folder.name},
-        detail={"what": "exported", "kinds": ", ".join(chosen) or "all"},
+        detail={"what": "exported", "kinds": ", ".join(audit_kinds) or "all"},
         clock=clock,
     )
     for _, body in read_records(folder):
@@ -132,7 +132,7 @@ def export_records(
             continue
         if window.until is not None and at >= window.until:
             continue
-        if not chosen or body["kind"] in chosen:
+        if not audit_kinds or body["kind"] in audit_kinds:
             yield dict(body)
 
 

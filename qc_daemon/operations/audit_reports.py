@@ -132,15 +132,15 @@ def make_report(
     Raises UsageError for a language that there is not and a name that several have, QCError STORAGE
     for what there is not, or of which no audit in the period has anything.
     """
-    chosen = check_language(language or settings.report.language)
+    report_language = check_language(language or settings.report.language)
     store = open_store(settings)
     # A target is given by a name or an id; which is for the report to find out.
     enqueue(settings, AuditKind.EXPORTED, detail={"what": f"report of a {target.kind}"})
     if target.kind == "exam":
-        return _of_exam(settings, store, target.value, format, chosen)
+        return _of_exam(settings, store, target.value, format, report_language)
     if target.kind == BUNDLE:
-        return _of_bundle(settings, store, target.value, period, format, chosen)
-    composer, body = load_composer(settings, store, target, period, chosen)
+        return _of_bundle(settings, store, target.value, period, format, report_language)
+    composer, body = load_composer(settings, store, target, period, report_language)
     subject, created = composer.subject, created_at(composer)
     if format == "json":
         return _as_json(target.kind, subject.id, composer.name, body)
@@ -150,7 +150,7 @@ def make_report(
     if target.kind != PERSON:
         return _write(place_report(composer, created), format)
     examples = [*subject.good[:MAX_EXAMPLES], *subject.instructive[:MAX_EXAMPLES]]
-    loaded = load_pictures(settings, store, [each.finding_id for each in examples], chosen)
+    loaded = load_pictures(settings, store, [each.finding_id for each in examples], report_language)
 
     def pictures(of: Sequence[Example]) -> list[Picture]:
         ids = [each.finding_id for each in of[:MAX_EXAMPLES]]
@@ -319,10 +319,10 @@ def _subject(audit: AuditFacts, kind: str, id: str) -> Subject | None:
         return audit.subject(kind, id)
     site = next((s for s in audit.subjects if s.kind == SITE and fold(s.id) == id), None)
     if site is None:
-        known = ", ".join(sorted(s.id for s in audit.subjects if s.kind == SITE)) or "none"
+        site_ids = ", ".join(sorted(s.id for s in audit.subjects if s.kind == SITE)) or "none"
         raise QCError(
             ErrorCode.STORAGE,
-            f"the audit of {audit.day.isoformat()} has no such site; it has: {known}",
+            f"the audit of {audit.day.isoformat()} has no such site; it has: {site_ids}",
         )
     return site
 

@@ -300,12 +300,14 @@ def _audit_content(
 def _fill_examples(session: Session, audit: Audit) -> None:
     """Say of each example where its picture is."""
     subjects = [each for each in audit.content["subjects"] if "examples" in each]
-    ids = {id for each in subjects for chosen in each["examples"].values() for id in chosen}
-    known = audit_rows.addresses(session, ids)
+    ids = {
+        id for each in subjects for finding_ids in each["examples"].values() for id in finding_ids
+    }
+    addresses = audit_rows.addresses(session, ids)
     for subject in subjects:
         subject["examples"] = {
-            name: [_address(known[id]) for id in chosen]
-            for name, chosen in subject["examples"].items()
+            name: [_address(addresses[id]) for id in finding_ids]
+            for name, finding_ids in subject["examples"].items()
         }
 
 
@@ -505,9 +507,9 @@ def change_audit(
     does not allow it."""
     _parse_day(day, "DATE")
     with open_store(settings).begin() as session:
-        chosen = name or _only_name(session, day) or NIGHTLY
-        stays = audits.change_state(session, chosen, day, state, clock())
-    which = f"audit of {day}" if chosen == NIGHTLY else f"audit {chosen} of {day}"
+        audit_name = name or _only_name(session, day) or NIGHTLY
+        stays = audits.change_state(session, audit_name, day, state, clock())
+    which = f"audit of {day}" if audit_name == NIGHTLY else f"audit {audit_name} of {day}"
     if stays is None:
         return f"{which} {_VERBS[state]}"
     if not stays:

@@ -85,21 +85,21 @@ class BoardTile:
 
 
 def read_board(
-    settings: Settings, known: Mapping[int, BoardExam], now: datetime
+    settings: Settings, earlier: Mapping[int, BoardExam], now: datetime
 ) -> list[BoardExam]:
-    """The exams of the board, the one with the latest object first; `known` are those read before,
-    of which only what changed is read again. Raises QCError."""
+    """The exams of the board, the one with the latest object first; `earlier` are those that were
+    read before: of them only what changed is read again. Raises QCError."""
     store = open_store(settings)
     prepare(store)
     with store.read() as session:
         exams = []
         for recent in recent_exams(session, now - timedelta(hours=SHOWN_HOURS)):
-            before = known.get(recent.exam_id)
-            if before is None or before.mark != recent.mark:
+            board_exam = earlier.get(recent.exam_id)
+            if board_exam is None or board_exam.mark != recent.mark:
                 contents = exam_contents(session, recent.exam_id)
                 entries = read_exam_entries(session, settings, recent.exam_id)
-                before = _board_exam(recent, contents, entries)
-            exams.append(before)
+                board_exam = _board_exam(recent, contents, entries)
+            exams.append(board_exam)
     return exams
 
 

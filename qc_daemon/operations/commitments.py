@@ -35,10 +35,12 @@ def list_commitments(
 ) -> Listing:
     """Storage commitment requests in the states, by default those not reported; the window is
     about when they were made."""
-    chosen = parse_choices(CommitmentState, states, "--state")
-    chosen = chosen or [state for state in CommitmentState if state != CommitmentState.REPORTED]
+    commitment_states = parse_choices(CommitmentState, states, "--state")
+    commitment_states = commitment_states or [
+        state for state in CommitmentState if state != CommitmentState.REPORTED
+    ]
     with open_store(settings).read() as session:
-        rows, total = listings.commitments(session, chosen, window, choice)
+        rows, total = listings.commitments(session, commitment_states, window, choice)
     return Listing(
         (
             {

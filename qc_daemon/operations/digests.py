@@ -121,7 +121,7 @@ def _mail(settings: Settings, row: DigestRow) -> None:
 
 def _message(settings: Settings, row: DigestRow) -> EmailMessage:
     """Raises QCError DELIVERY_REFUSED where the settings have no such recipient any more."""
-    chosen = next(
+    recipient = next(
         (
             each
             for each in settings.mail.recipient
@@ -129,9 +129,9 @@ def _message(settings: Settings, row: DigestRow) -> EmailMessage:
         ),
         None,
     )
-    if chosen is None or settings.mail.sender is None:
+    if recipient is None or settings.mail.sender is None:
         raise QCError(ErrorCode.DELIVERY_REFUSED, "the settings have this recipient no more")
-    language = chosen.language or settings.report.language
+    language = recipient.language or settings.report.language
     digest = Digest(row.recipient, row.audit, row.local_date, row.subject_id or None)
     return mail_message(digest, settings.mail.sender, settings.mail.link, Wording(language))
 

@@ -56,18 +56,18 @@ def load_pictures(
     from qc_daemon.score.decode import DecodeProcess
 
     with store.read() as session:
-        chosen = [
+        examples = [
             example
             for finding_id in finding_ids
             if (example := _choose(session, settings, finding_id)) is not None
         ]
     pictures: dict[int, Picture] = {}
-    if chosen:
+    if examples:
         with DecodeProcess.of(settings.score) as decoder:
             originals: revisions.Originals = in_spool(settings.store.spool)
             if not is_spool_only:
                 originals = Originals(store, settings, decoder.pixel_sha256)
-            for example in chosen:
+            for example in examples:
                 try:
                     path = originals(example.file)
                     pixels = _draw(example, path, decoder.frames)

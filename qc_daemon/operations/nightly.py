@@ -37,13 +37,13 @@ def queue_due(settings: Settings, store: Store, clock: Clock = utc_now) -> list[
     now, zone = clock(), settings.schedule.local_zone
     newest = due_dates(None, now, at, zone)[0]
     with store.read() as session:
-        known = audits.dates(session, NIGHTLY)
+        audit_dates = audits.dates(session, NIGHTLY)
     dates = [newest]
-    if known:
+    if audit_dates:
         # An audit is of the day before the date that it is due on.
-        oldest = max(newest - CATCH_UP_DAYS * _DAY, date.fromisoformat(min(known)) + _DAY)
+        oldest = max(newest - CATCH_UP_DAYS * _DAY, date.fromisoformat(min(audit_dates)) + _DAY)
         dates = due_dates(oldest, now, at, zone)
-    missing = [each - _DAY for each in dates if (each - _DAY).isoformat() not in known]
+    missing = [each - _DAY for each in dates if (each - _DAY).isoformat() not in audit_dates]
     queued = []
     for day in missing:
         with store.begin() as session:

@@ -41,8 +41,8 @@ def list_peers(settings: Settings, states: Sequence[str] = ()) -> list[dict[str,
 
     Raises UsageError for another state.
     """
-    chosen = parse_choices(PeerState, states, "--state")
-    return [row for row in _rows(settings) if not chosen or row["state"] in chosen]
+    peer_states = parse_choices(PeerState, states, "--state")
+    return [row for row in _rows(settings) if not peer_states or row["state"] in peer_states]
 
 
 def _rows(settings: Settings) -> list[dict[str, Any]]:

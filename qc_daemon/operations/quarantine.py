@@ -49,10 +49,10 @@ def list_quarantined(
     with_dismissed: bool = False,
 ) -> Listing:
     """Objects that could not be scored, newest last; the window is about since when."""
-    chosen = parse_choices(ErrorCode, codes, "--code")
+    error_codes = parse_choices(ErrorCode, codes, "--code")
     with open_store(settings).read() as session:
         rows, total = listings.quarantined(
-            session, chosen, window, choice, with_dismissed=with_dismissed
+            session, error_codes, window, choice, with_dismissed=with_dismissed
         )
     return Listing(
         (

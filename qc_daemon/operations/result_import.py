@@ -68,12 +68,14 @@ class ImportOutcome:
     objects that could not be scored."""
 
     stored: int = 0
-    known: int = 0
+    duplicates: int = 0
     errors: int = 0
 
     def __add__(self, other: "ImportOutcome") -> "ImportOutcome":
         return ImportOutcome(
-            self.stored + other.stored, self.known + other.known, self.errors + other.errors
+            self.stored + other.stored,
+            self.duplicates + other.duplicates,
+            self.errors + other.errors,
         )
 
 

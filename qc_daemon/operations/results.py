@@ -202,9 +202,9 @@ def add_image_features(
     """The finding objects with the key `image_features`, where they are stored."""
     while batch := list(islice(objects, _BATCH)):
         ids = {each["finding_id"] for each in batch if "finding_id" in each}
-        known = image_features.of_findings(session, ids)
+        features_by_finding = image_features.of_findings(session, ids)
         for each in batch:
-            features = known.get(each.get("finding_id", 0))
+            features = features_by_finding.get(each.get("finding_id", 0))
             yield each if features is None else each | {"image_features": features.to_json()}
 
 
@@ -272,12 +272,12 @@ def _review_columns(review: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def select_acquisitions(session: Session, chosen: FindingFilter) -> AcquisitionFilter:
+def select_acquisitions(session: Session, finding_filter: FindingFilter) -> AcquisitionFilter:
     """The filter by person, device and site. Raises QCError STORAGE for one that there is not."""
     return AcquisitionFilter(
-        persons=_members(session, IdentityKind.PERSON, chosen.person),
-        devices=_members(session, IdentityKind.DEVICE, chosen.device),
-        site=chosen.site,
+        persons=_members(session, IdentityKind.PERSON, finding_filter.person),
+        devices=_members(session, IdentityKind.DEVICE, finding_filter.device),
+        site=finding_filter.site,
     )
 
 
@@ -370,12 +370,12 @@ def select_frames(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterato
         objects = list(group)
         file_findings = [finding for finding in objects if "error" not in finding]
         best_positions = best_of(file_findings)
-        chosen = [
+        selection = [
             each
             for position, each in enumerate(file_findings)
             if all_frames or position in best_positions
         ]
-        yield from sorted(chosen, key=rank, reverse=True)
+        yield from sorted(selection, key=rank, reverse=True)
         yield from (finding for finding in objects if "error" in finding)
 
 

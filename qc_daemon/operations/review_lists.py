@@ -130,12 +130,12 @@ def list_reviews(
     The window is about when an image was received; `answers` says which rows have the models'.
     Raises UsageError.
     """
-    chosen = parse_choices(ReviewStatus, states, "--state")
-    chosen = chosen or (list(ReviewStatus) if with_all else list(WAITING))
+    statuses = parse_choices(ReviewStatus, states, "--state")
+    statuses = statuses or (list(ReviewStatus) if with_all else list(WAITING))
     store = open_store(settings)
     prepare(store)
     with store.read() as session:
-        rows = iter_rows(session, settings, chosen, exam_filter, window, answers)
+        rows = iter_rows(session, settings, statuses, exam_filter, window, answers)
         limit = window.limit and window.limit + 1
         page = list(islice(rows, limit))
     is_cut = window.limit is not None and len(page) > window.limit

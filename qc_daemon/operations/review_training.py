@@ -83,8 +83,8 @@ def export_training(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--training {folder}: give a folder that is new or empty")
     store = open_store(settings)
-    chosen, left_out = _choose(store, window, with_burned_in)
-    if not chosen:
+    candidates, left_out = _select_candidates(store, window, with_burned_in)
+    if not candidates:
         why = "; ".join(f"{count} left out: {reason}" for reason, count in left_out.items())
         raise QCError(
             ErrorCode.STORAGE,
@@ -98,7 +98,7 @@ def export_training(
         private_files.make_folder(folder / "images")
         with DecodeProcess.of(settings.score) as decoder:
             originals = Originals(store, settings, decoder.pixel_sha256)
-            for each in chosen:
+            for each in candidates:
                 try:
                     frame = _frame(decoder.frames, originals(each.reviewed.file), each.reviewed)
                     name = f"images/{_pseudonym(secret, str(each.reviewed.key))}.png"
@@ -119,19 +119,19 @@ def export_training(
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
+class _Candidate:
     """A reviewed finding to learn from, with its outcome."""
 
     reviewed: ReviewedFinding
     outcome: Event
 
 
-def _choose(
+def _select_candidates(
     store: Store, window: Window, with_burned_in: bool
-) -> tuple[list[_Chosen], Counter[str]]:
+) -> tuple[list[_Candidate], Counter[str]]:
     """The findings to learn from, and how many are left out, by the reason."""
     left_out: Counter[str] = Counter()
-    by_picture: dict[tuple[object, ...], _Chosen] = {}
+    by_picture: dict[tuple[object, ...], _Candidate] = {}
     with store.read() as session:
         for reviewed in reviews.reviewed_findings(session, window, settled_only=False):
             if not reviewed.state.is_settled:
@@ -142,13 +142,13 @@ def _choose(
                 continue
             outcome = reviewed.state.outcome
             assert outcome is not None
-            chosen = _Chosen(reviewed, outcome)
-            earlier = by_picture.setdefault(_picture(reviewed), chosen)
+            candidate = _Candidate(reviewed, outcome)
+            earlier = by_picture.setdefault(_picture(reviewed), candidate)
             # Two bundles may have judged one picture: the later verdict stands.
-            if earlier is not chosen:
+            if earlier is not candidate:
                 left_out["another review of the same picture"] += 1
                 if outcome.at > earlier.outcome.at:
-                    by_picture[_picture(reviewed)] = chosen
+                    by_picture[_picture(reviewed)] = candidate
     return list(by_picture.values()), left_out
 
 
@@ -166,10 +166,10 @@ def _frame(frames: Callable[..., Iterator[Frame]], path: Path, reviewed: Reviewe
 
 
 def _sample(
-    chosen: _Chosen, frame: Frame, name: str, secret: bytes
+    candidate: _Candidate, frame: Frame, name: str, secret: bytes
 ) -> tuple[Pixels, dict[str, Any]]:
     """The region's pixels and the sample (DESIGN section 5). Raises QCError for one too small."""
-    reviewed, outcome = chosen.reviewed, chosen.outcome
+    reviewed, outcome = candidate.reviewed, candidate.outcome
     body = reviewed.body
     height, width = frame.pixels.shape[:2]
     x0, y0, x1, y1 = _whole_pixels(body["region"]["bbox"], width, height)

@@ -448,7 +448,7 @@ def parse_criteria(values: Iterable[str], view: View | None) -> Criteria:
 
     The letters before the code's dash may be left away. Raises UsageError.
     """
-    known = {
+    codes = {
         rule.code: None
         for of_view, rules in RULES.items()
         if view is None or of_view is view
@@ -460,9 +460,9 @@ def parse_criteria(values: Iterable[str], view: View | None) -> Criteria:
         code = code.strip().upper()
         code = code if code.startswith(_CRITERION) else f"{_CRITERION}{code}"
         word = word.strip().lower().replace(" ", "-").replace("_", "-")
-        if code not in known:
+        if code not in codes:
             of_view = f" of {view}" if view else ""
-            raise UsageError(f"--criterion {value}: give a criterion{of_view}: {', '.join(known)}")
+            raise UsageError(f"--criterion {value}: give a criterion{of_view}: {', '.join(codes)}")
         if word not in OUTCOMES:
             raise UsageError(f"--criterion {value}: give {code}= one of {', '.join(OUTCOMES)}")
         criteria[code] = OUTCOMES[word]

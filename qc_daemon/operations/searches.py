@@ -12,6 +12,6 @@ def record_search(settings: Settings, what: str, exam_filter: ExamFilter) -> Non
     """Write a search to the audit log: the fields that it filters by, and the values of those that
     are of no person. What was typed as a patient may be a name."""
     filters = {name: value for name, value in asdict(exam_filter).items() if value}
-    known = {name: filters[name] for name in ("exam_id", "study") if name in filters}
+    objects = {name: filters[name] for name in ("exam_id", "study") if name in filters}
     detail = {"what": what, "fields": ", ".join(filters) or "all"}
-    enqueue(settings, AuditKind.SEARCHED, objects=known, detail=detail)
+    enqueue(settings, AuditKind.SEARCHED, objects=objects, detail=detail)

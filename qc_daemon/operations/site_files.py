@@ -41,13 +41,13 @@ class Choice:
 def parse_choice(view: str | None, device: str | None, since: str | None) -> Choice:
     """The choice that the options name. Raises UsageError."""
     try:
-        chosen = None if view is None else View(view.upper())
+        parsed_view = None if view is None else View(view.upper())
     except ValueError:
-        chosen = View.OTHER
-    if chosen is View.OTHER:
+        parsed_view = View.OTHER
+    if parsed_view is View.OTHER:
         views = ", ".join(each for each in View if each is not View.OTHER)
         raise UsageError(f"--view {view}: give one of {views}")
-    return Choice(chosen, device, None if since is None else parse_moment(since, "--since"))
+    return Choice(parsed_view, device, None if since is None else parse_moment(since, "--since"))
 
 
 def make_question(

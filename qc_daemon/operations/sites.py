@@ -194,9 +194,9 @@ def decide(
 
 def _require_images(session: Session, settings: Settings, name: str) -> None:
     """Raises UsageError where other sites have images and this one has none: a slip of the pen."""
-    known = {_site(settings, place) for place in sites.names(session)}
-    if known and name not in known:
-        names = sorted(_written_name(session, settings, each) for each in known)
+    site_names = {_site(settings, place) for place in sites.names(session)}
+    if site_names and name not in site_names:
+        names = sorted(_written_name(session, settings, each) for each in site_names)
         raise UsageError(f"no image is of site {name}; there are: {', '.join(names)}")
 
 
@@ -346,12 +346,12 @@ def commissioning_sites(settings: Settings, store: Store) -> list[str]:
 
 
 def _check(record: SiteRecord, promise: Promise, samples: Samples) -> Mapping[str, PromiseCheck]:
-    chosen = one_of_each_exam(samples)
+    per_exam = one_of_each_exam(samples)
     probabilities = [
         float(record.map.probability(s, row.view, row.device))
-        for s, row in zip(chosen.log_odds, chosen.rows, strict=True)
+        for s, row in zip(per_exam.log_odds, per_exam.rows, strict=True)
     ]
-    return check_promise(promise, probabilities, chosen.labels(), chosen.review_weights())
+    return check_promise(promise, probabilities, per_exam.labels(), per_exam.review_weights())
 
 
 def _reviewed_since(

@@ -85,7 +85,7 @@ class TeachingPreparation:
 
 
 @dataclass(slots=True)
-class _ChosenImage:
+class _ImageToPrepare:
     """An image, the text that stands for its patient, and its findings by id; the flag says whether
     a person has the verdict."""
 
@@ -112,8 +112,8 @@ def prepare(
     check_is_new(folder)
     detector = TextDetector()
     store = open_store(settings)
-    chosen, left_out = _choose(store, settings, exam_filter, window, finding_filter)
-    if not chosen:
+    source_images, left_out = _select_images(store, settings, exam_filter, window, finding_filter)
+    if not source_images:
         why = "; ".join(f"{count} left out: {reason}" for reason, count in left_out.items())
         raise QCError(ErrorCode.STORAGE, f"no finding matches{f' ({why})' if why else ''}")
     with store.begin() as session:
@@ -122,7 +122,9 @@ def prepare(
     try:
         for name in (IMAGES, PREVIEWS):
             private_files.make_folder(folder / name)
-        images, problems = _write_images(settings, store, folder, chosen, detector, key, progress)
+        images, problems = _write_images(
+            settings, store, folder, source_images, detector, key, progress
+        )
         if images:
             body = {
                 "preparation": str(uuid4()),
@@ -155,16 +157,16 @@ def describe_preparation(preparation: TeachingPreparation, folder: Path) -> list
     return lines
 
 
-def _choose(
+def _select_images(
     store: Store,
     settings: Settings,
     exam_filter: ExamFilter,
     window: Window,
     finding_filter: FindingFilter,
-) -> tuple[list[_ChosenImage], Counter[str]]:
+) -> tuple[list[_ImageToPrepare], Counter[str]]:
     """The images to prepare, and how many findings are left out, by the reason."""
     left_out: Counter[str] = Counter()
-    by_revision: dict[int, _ChosenImage] = {}
+    by_revision: dict[int, _ImageToPrepare] = {}
     with store.read() as session:
         every = findings.iter_findings(
             session,
@@ -190,7 +192,7 @@ def _choose(
                     break
                 if image is None:
                     patient = each.patient_id or f"study {each.revision.study_instance_uid}"
-                    image = _ChosenImage(each.revision, patient)
+                    image = _ImageToPrepare(each.revision, patient)
                     by_revision[each.revision.revision_id] = image
                 image.findings.append((each.finding_id, finding, reported.outcome is not None))
     return list(by_revision.values()), left_out
@@ -200,7 +202,7 @@ def _write_images(
     settings: Settings,
     store: Store,
     folder: Path,
-    chosen: Sequence[_ChosenImage],
+    source_images: Sequence[_ImageToPrepare],
     detector: TextDetector,
     key: bytes,
     progress: Progress,
@@ -210,8 +212,8 @@ def _write_images(
     problems: list[str] = []
     with DecodeProcess.of(settings.score) as decoder:
         originals = Originals(store, settings, decoder.pixel_sha256)
-        for done, image in enumerate(chosen):
-            progress(done, len(chosen))
+        for done, image in enumerate(source_images):
+            progress(done, len(source_images))
             number = len(images) + 1
             try:
                 path = originals(image.file)
@@ -226,7 +228,7 @@ def _write_images(
             except QCError as error:
                 _remove(folder, number)
                 problems.append(f"finding {image.findings[0][0]}: {error.message}")
-        progress(len(chosen), len(chosen))
+        progress(len(source_images), len(source_images))
     return images, problems
 
 
@@ -238,7 +240,7 @@ def _ultrasound(frames: Iterable[Frame]) -> Iterator[Frame]:
         yield frame
 
 
-def _pseudonyms(image: _ChosenImage, key: bytes) -> Pseudonyms:
+def _pseudonyms(image: _ImageToPrepare, key: bytes) -> Pseudonyms:
     """The same for the same content: another export gives the same, other content another image."""
     file = image.file
     return Pseudonyms(
@@ -252,7 +254,7 @@ def _pseudonyms(image: _ChosenImage, key: bytes) -> Pseudonyms:
 class _ImageWriter:
     """Writes one image: the DICOM file, the picture of its first finding's frame, the previews."""
 
-    def __init__(self, folder: Path, number: int, plan: PixelPlan, image: _ChosenImage) -> None:
+    def __init__(self, folder: Path, number: int, plan: PixelPlan, image: _ImageToPrepare) -> None:
         self._folder = folder
         self._number = number
         self._plan = plan

@@ -42,14 +42,14 @@ class Window:
     limit: int | None = None
 
     def where(
-        self, chosen: Select[*tuple[Any, ...]], moment: InstrumentedAttribute[Any]
+        self, statement: Select[*tuple[Any, ...]], moment: InstrumentedAttribute[Any]
     ) -> Select[*tuple[Any, ...]]:
         """The statement, its `moment` within the window."""
         if self.since is not None:
-            chosen = chosen.where(moment >= self.since)
+            statement = statement.where(moment >= self.since)
         if self.until is not None:
-            chosen = chosen.where(moment < self.until)
-        return chosen
+            statement = statement.where(moment < self.until)
+        return statement
 
 
 ALL = Window()
@@ -63,12 +63,12 @@ class IdChoice:
     after: int = 0
 
     def where(
-        self, chosen: Select[*tuple[Any, ...]], id: InstrumentedAttribute[int]
+        self, statement: Select[*tuple[Any, ...]], id: InstrumentedAttribute[int]
     ) -> Select[*tuple[Any, ...]]:
         """The statement, for these ids."""
         if self.ids is not None:
-            chosen = chosen.where(id.in_(self.ids))
-        return chosen.where(id > self.after) if self.after else chosen
+            statement = statement.where(id.in_(self.ids))
+        return statement.where(id > self.after) if self.after else statement
 
 
 ANY_ID = IdChoice()
@@ -86,13 +86,13 @@ def jobs(
 
     The window is about when a job was made. Without kinds or destinations, of any.
     """
-    chosen = window.where(select(JobRow.id).where(JobRow.state.in_(states)), JobRow.created_at)
-    chosen = choice.where(chosen, JobRow.id)
+    statement = window.where(select(JobRow.id).where(JobRow.state.in_(states)), JobRow.created_at)
+    statement = choice.where(statement, JobRow.id)
     if kinds:
-        chosen = chosen.where(JobRow.kind.in_(kinds))
+        statement = statement.where(JobRow.kind.in_(kinds))
     if destinations:
-        chosen = chosen.where(JobRow.destination.in_(destinations))
-    page = chosen.order_by(JobRow.id).limit(window.limit).subquery()
+        statement = statement.where(JobRow.destination.in_(destinations))
+    page = statement.order_by(JobRow.id).limit(window.limit).subquery()
     rows = session.execute(
         select(
             JobRow.id,
@@ -120,7 +120,7 @@ def jobs(
         .join(Instance, Instance.id == Revision.instance_id, isouter=True)
         .order_by(JobRow.id)
     ).all()
-    return rows, _total(session, chosen, rows, window)
+    return rows, _total(session, statement, rows, window)
 
 
 def job_states(session: Session, ids: Sequence[int]) -> dict[int, str]:
@@ -142,13 +142,13 @@ def commitments(
     choice: IdChoice = ANY_ID,
 ) -> tuple[Rows, int]:
     """Storage commitment requests in these states, oldest first; the window: when requested."""
-    chosen = window.where(
+    statement = window.where(
         select(*Commitment.__table__.c).where(Commitment.state.in_(states)),
         Commitment.requested_at,
     )
-    chosen = choice.where(chosen, Commitment.id)
-    rows = session.execute(chosen.order_by(Commitment.id).limit(window.limit)).all()
-    return rows, _total(session, chosen, rows, window)
+    statement = choice.where(statement, Commitment.id)
+    rows = session.execute(statement.order_by(Commitment.id).limit(window.limit)).all()
+    return rows, _total(session, statement, rows, window)
 
 
 def quarantined(
@@ -160,7 +160,7 @@ def quarantined(
     with_dismissed: bool = False,
 ) -> tuple[Rows, int]:
     """Facts and reason of quarantined objects in order of arrival; the window: since when."""
-    chosen = select_facts().add_columns(
+    statement = select_facts().add_columns(
         Revision.reason_code,
         Revision.reason_message,
         Revision.reason_at,
@@ -168,17 +168,17 @@ def quarantined(
         Revision.dismissed_by,
         Revision.dismissal_reason,
     )
-    chosen = window.where(
-        chosen.where(Revision.state == RevisionState.QUARANTINED), Revision.reason_at
+    statement = window.where(
+        statement.where(Revision.state == RevisionState.QUARANTINED), Revision.reason_at
     )
-    chosen = choice.where(chosen, Revision.id)
+    statement = choice.where(statement, Revision.id)
     if not with_dismissed:
-        chosen = chosen.where(Revision.dismissed_at.is_(None))
+        statement = statement.where(Revision.dismissed_at.is_(None))
     if codes:
-        chosen = chosen.where(Revision.reason_code.in_(codes))
-    ordered = chosen.order_by(Revision.id)
+        statement = statement.where(Revision.reason_code.in_(codes))
+    ordered = statement.order_by(Revision.id)
     rows = session.execute(ordered.limit(window.limit)).all()
-    return rows, _total(session, chosen, rows, window)
+    return rows, _total(session, statement, rows, window)
 
 
 def count_quarantined(session: Session) -> dict[str, int]:
@@ -273,19 +273,19 @@ class ExamFilter:
     day: date | None = None
     text: str | None = None
 
-    def where(self, chosen: Select[Any]) -> Select[Any]:
+    def where(self, statement: Select[Any]) -> Select[Any]:
         """The statement, of these exams only."""
         if self.states:
-            chosen = chosen.where(Exam.state.in_(self.states))
+            statement = statement.where(Exam.state.in_(self.states))
         if self.exam_id is not None:
-            chosen = chosen.where(Exam.id == self.exam_id)
+            statement = statement.where(Exam.id == self.exam_id)
         if self.study is not None:
-            chosen = chosen.where(Exam.study_instance_uid == self.study)
+            statement = statement.where(Exam.study_instance_uid == self.study)
         if self.accession is not None:
-            chosen = chosen.where(Exam.accession_number == self.accession)
+            statement = statement.where(Exam.accession_number == self.accession)
         if self.patient is not None:
             has_name = _has_name_words(self.patient)
-            chosen = chosen.where(or_(Exam.patient_id == self.patient, has_name))
+            statement = statement.where(or_(Exam.patient_id == self.patient, has_name))
         if self.day is not None:
             start = datetime.combine(self.day, time(), UTC)
             undated = and_(
@@ -293,22 +293,22 @@ class ExamFilter:
                 Exam.opened_at >= start,
                 Exam.opened_at < start + timedelta(days=1),
             )
-            chosen = chosen.where(or_(Exam.study_date == f"{self.day:%Y%m%d}", undated))
+            statement = statement.where(or_(Exam.study_date == f"{self.day:%Y%m%d}", undated))
         if self.text is not None:
             columns = (Exam.patient_id, Exam.accession_number, Exam.study_instance_uid)
             parts = [column.icontains(self.text, autoescape=True) for column in columns]
-            chosen = chosen.where(or_(*parts, _has_name_parts(self.text)))
-        return chosen
+            statement = statement.where(or_(*parts, _has_name_parts(self.text)))
+        return statement
 
 
 def exams(session: Session, exam_filter: ExamFilter, window: Window = ALL) -> tuple[Rows, int]:
     """Exams with `status_columns`, those whose last object came last first; the window is about
     when that came."""
     columns = select(*Exam.__table__.c, *status_columns())
-    chosen = window.where(exam_filter.where(columns), Exam.last_object_at)
-    ordered = chosen.order_by(Exam.last_object_at.desc(), Exam.id.desc())
+    statement = window.where(exam_filter.where(columns), Exam.last_object_at)
+    ordered = statement.order_by(Exam.last_object_at.desc(), Exam.id.desc())
     rows = session.execute(ordered.limit(window.limit)).all()
-    return rows, _total(session, chosen, rows, window)
+    return rows, _total(session, statement, rows, window)
 
 
 def exam_page(
@@ -323,17 +323,17 @@ def exam_page(
 
     With `persons` only exams with an image that one of them made.
     """
-    chosen = exam_filter.where(select(*Exam.__table__.c, *status_columns()))
+    statement = exam_filter.where(select(*Exam.__table__.c, *status_columns()))
     if persons is not None:
         has_image = exists().where(
             Revision.exam_id == Exam.id,
             AcquisitionOperator.revision_id == Revision.id,
             AcquisitionOperator.person_id.in_(persons),
         )
-        chosen = chosen.where(has_image)
+        statement = statement.where(has_image)
     if before is not None:
-        chosen = chosen.where(Exam.id < before)
-    return session.execute(chosen.order_by(Exam.id.desc()).limit(limit)).all()
+        statement = statement.where(Exam.id < before)
+    return session.execute(statement.order_by(Exam.id.desc()).limit(limit)).all()
 
 
 def _has_name_words(text: str) -> ColumnElement[bool]:
@@ -369,17 +369,19 @@ def exams_without_description(session: Session, limit: int) -> tuple[Rows, int]:
         .group_by(Revision.exam_id)
         .subquery()
     )
-    chosen = (
+    statement = (
         select(Exam.id, Revision.path, Revision.transfer_syntax_uid)
         .join(Revision, Revision.exam_id == Exam.id)
         .join(newest, newest.c.revision_id == Revision.id)
         .where(Exam.patient_name.is_(None))
     )
-    rows = session.execute(chosen.order_by(Exam.id.desc()).limit(limit)).all()
-    return rows, _total(session, chosen, rows, Window(limit=limit))
+    rows = session.execute(statement.order_by(Exam.id.desc()).limit(limit)).all()
+    return rows, _total(session, statement, rows, Window(limit=limit))
 
 
-def _total(session: Session, chosen: Select[*tuple[Any, ...]], rows: Rows, window: Window) -> int:
+def _total(
+    session: Session, statement: Select[*tuple[Any, ...]], rows: Rows, window: Window
+) -> int:
     if window.limit is None or len(rows) < window.limit:
         return len(rows)
-    return session.execute(select(func.count()).select_from(chosen.subquery())).scalar_one()
+    return session.execute(select(func.count()).select_from(statement.subquery())).scalar_one()

@@ -128,7 +128,7 @@ def test_a_second_import_changes_nothing(settings: Settings, tmp_path: Path) -> 
     path = write_history(tmp_path, 3, 50)
     import_findings(settings, [path])
     before = printed()
-    assert import_findings(settings, [path]) == ImportOutcome(known=50)
+    assert import_findings(settings, [path]) == ImportOutcome(duplicates=50)
     assert printed() == before
 
 
@@ -137,7 +137,7 @@ def test_more_findings_of_an_exam_may_come_later(settings: Settings, tmp_path: P
     part, whole = tmp_path / "part.jsonl", tmp_path / "findings.jsonl"
     part.write_text("".join(lines[:11]))
     assert import_findings(settings, [part]).stored == 11
-    assert import_findings(settings, [whole]) == ImportOutcome(stored=39, known=11)
+    assert import_findings(settings, [whole]) == ImportOutcome(stored=39, duplicates=11)
     expected = [without_own(json.loads(line), "image_features") for line in lines]
     assert sorted(map(without_own, printed()), key=lambda line: line["sop_instance_uid"]) == sorted(
         expected, key=lambda line: line["sop_instance_uid"]

@@ -52,7 +52,7 @@ def append(
     session.add(row)
 
 
-def listing(session: Session, chosen: AccessFilter, limit: int | None) -> Sequence[Any]:
+def listing(session: Session, access_filter: AccessFilter, limit: int | None) -> Sequence[Any]:
     """Rows with the account's and the token's name, the last first."""
     statement = (
         select(
@@ -65,16 +65,16 @@ def listing(session: Session, chosen: AccessFilter, limit: int | None) -> Sequen
         .order_by(AccessRow.id.desc())
         .limit(limit)
     )
-    if chosen.account is not None:
-        statement = statement.where(AccountRow.name == chosen.account)
-    if chosen.exam_id is not None:
-        statement = statement.where(AccessRow.exam_id == chosen.exam_id)
-    if chosen.since is not None:
-        statement = statement.where(AccessRow.at >= chosen.since)
-    if chosen.until is not None:
-        statement = statement.where(AccessRow.at < chosen.until)
-    if chosen.subjects is not None:
-        statement = statement.where(AccessRow.subject.in_(chosen.subjects))
-    if chosen.before is not None:
-        statement = statement.where(AccessRow.id < chosen.before)
+    if access_filter.account is not None:
+        statement = statement.where(AccountRow.name == access_filter.account)
+    if access_filter.exam_id is not None:
+        statement = statement.where(AccessRow.exam_id == access_filter.exam_id)
+    if access_filter.since is not None:
+        statement = statement.where(AccessRow.at >= access_filter.since)
+    if access_filter.until is not None:
+        statement = statement.where(AccessRow.at < access_filter.until)
+    if access_filter.subjects is not None:
+        statement = statement.where(AccessRow.subject.in_(access_filter.subjects))
+    if access_filter.before is not None:
+        statement = statement.where(AccessRow.id < access_filter.before)
     return session.execute(statement).all()

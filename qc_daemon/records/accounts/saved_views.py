@@ -13,8 +13,8 @@ from qc_daemon.records.upsert import insert_or_update
 
 def every(session: Session, account_id: int) -> Sequence[Any]:
     """The account's views (name, query) by name."""
-    chosen = select(SavedViewRow.name, SavedViewRow.query)
-    of_account = chosen.where(SavedViewRow.account_id == account_id)
+    statement = select(SavedViewRow.name, SavedViewRow.query)
+    of_account = statement.where(SavedViewRow.account_id == account_id)
     return session.execute(of_account.order_by(SavedViewRow.name)).all()
 
 

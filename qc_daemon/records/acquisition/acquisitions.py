@@ -176,24 +176,24 @@ class AcquisitionFilter:
     site: str | None = None
     days: tuple[date, date] | None = None
 
-    def where(self, chosen: Select[Any]) -> Select[Any]:
+    def where(self, statement: Select[Any]) -> Select[Any]:
         """The statement, joined with `AcquisitionRow`, of these images only."""
         if self.persons is not None:
             has_operator = exists().where(
                 AcquisitionOperator.revision_id == Revision.id,
                 AcquisitionOperator.person_id.in_(self.persons),
             )
-            chosen = chosen.where(has_operator)
+            statement = statement.where(has_operator)
         if self.devices is not None:
-            chosen = chosen.where(AcquisitionRow.device_id.in_(self.devices))
+            statement = statement.where(AcquisitionRow.device_id.in_(self.devices))
         if self.site is not None:
             is_of_site = AcquisitionRow.site == site_of(self.site)
             if site_of(self.site) == UNNAMED:
                 is_of_site = or_(is_of_site, AcquisitionRow.site.is_(None))
-            chosen = chosen.where(is_of_site)
+            statement = statement.where(is_of_site)
         if self.days is not None:
-            chosen = chosen.where(_is_made_in(*self.days))
-        return chosen
+            statement = statement.where(_is_made_in(*self.days))
+        return statement
 
 
 def _is_made_in(first: date, last: date) -> ColumnElement[bool]:

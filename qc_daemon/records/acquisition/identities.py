@@ -51,9 +51,9 @@ def identify_persons(session: Session, operators: Sequence[Operator], now: datet
     if not operators:
         return []
     ordered = sorted(operators, key=lambda operator: operator.identity)
-    known = _known(session, _PERSONS, [operator.identity for operator in ordered])
+    rows = _read_rows(session, _PERSONS, [operator.identity for operator in ordered])
     for operator in ordered:
-        person = known.get(operator.identity)
+        person = rows.get(operator.identity)
         if person is None:
             received = {
                 "received_name": operator.name,
@@ -64,9 +64,9 @@ def identify_persons(session: Session, operators: Sequence[Operator], now: datet
         elif person.received is None and operator.name is not None:
             # The code came without a name before.
             session.execute(_NAME_PERSON, {"person": person.id, "received": operator.name})
-    if any(operator.identity not in known for operator in ordered):
-        known = _known(session, _PERSONS, [operator.identity for operator in ordered])
-    return [known[operator.identity].id for operator in ordered]
+    if any(operator.identity not in rows for operator in ordered):
+        rows = _read_rows(session, _PERSONS, [operator.identity for operator in ordered])
+    return [rows[operator.identity].id for operator in ordered]
 
 
 def identify_device(
@@ -77,8 +77,8 @@ def identify_device(
     now: datetime,
 ) -> str:
     """The id of the device's own row, new for a new identity; merges are not followed."""
-    known = _known(session, _DEVICES, [identity.identity])
-    if not known:
+    rows = _read_rows(session, _DEVICES, [identity.identity])
+    if not rows:
         received = {
             "serial_number": acquisition.serial_number,
             "manufacturer": acquisition.manufacturer,
@@ -87,8 +87,8 @@ def identify_device(
             "calling_ae": calling_ae,
         }
         _insert(session, IdentityKind.DEVICE, identity.identity, received, now)
-        known = _known(session, _DEVICES, [identity.identity])
-    id: str = known[identity.identity].id
+        rows = _read_rows(session, _DEVICES, [identity.identity])
+    id: str = rows[identity.identity].id
     return id
 
 
@@ -106,7 +106,9 @@ _NAME_PERSON = (
 )
 
 
-def _known(session: Session, statement: Select[Any], identities: Sequence[str]) -> dict[str, Any]:
+def _read_rows(
+    session: Session, statement: Select[Any], identities: Sequence[str]
+) -> dict[str, Any]:
     """The rows of those identities that there are, by identity."""
     return {row.identity: row for row in session.execute(statement, {"identities": identities})}
 

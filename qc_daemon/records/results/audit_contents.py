@@ -14,15 +14,17 @@ from qc_daemon.records.tables import AuditRow
 def every_in(session: Session, start: date | None, end: date | None) -> Iterator[dict[str, Any]]:
     """What the audits of local dates within these days (None: any) found, oldest first, one in
     memory at a time; also those of chosen periods, but none that tried another bundle."""
-    chosen = select(AuditRow.content).where(
+    statement = select(AuditRow.content).where(
         AuditRow.model_id.is_(None), AuditRow.content.is_not(None)
     )
     if start is not None:
-        chosen = chosen.where(AuditRow.local_date >= start.isoformat())
+        statement = statement.where(AuditRow.local_date >= start.isoformat())
     if end is not None:
-        chosen = chosen.where(AuditRow.local_date <= end.isoformat())
-    chosen = chosen.order_by(AuditRow.local_date, AuditRow.name).execution_options(yield_per=1)
-    for content in session.scalars(chosen):
+        statement = statement.where(AuditRow.local_date <= end.isoformat())
+    statement = statement.order_by(AuditRow.local_date, AuditRow.name).execution_options(
+        yield_per=1
+    )
+    for content in session.scalars(statement):
         if content is not None:
             yield json.loads(content)
 

@@ -180,8 +180,8 @@ def _of_one_model(rows: list[Any]) -> list[Any]:
     if len(models) < 2:
         return rows
     newest = max(rows, key=lambda row: row.finding_id).model_id
-    chosen = rows[0].bundle_id if rows[0].bundle_id in models else newest
-    return [row for row in rows if row.model_id == chosen]
+    model_id = rows[0].bundle_id if rows[0].bundle_id in models else newest
+    return [row for row in rows if row.model_id == model_id]
 
 
 def _review_states(session: Session) -> dict[int, ReviewState]:
@@ -245,7 +245,7 @@ class FindingAddress:
 
 def addresses(session: Session, finding_ids: Collection[int]) -> dict[int, FindingAddress]:
     """Where to find the pictures of these findings."""
-    ids, known = sorted(finding_ids), dict[int, FindingAddress]()
+    ids, addresses_by_id = sorted(finding_ids), dict[int, FindingAddress]()
     for start in range(0, len(ids), _PAGE):
         rows = session.execute(
             select(
@@ -265,7 +265,7 @@ def addresses(session: Session, finding_ids: Collection[int]) -> dict[int, Findi
         )
         for row in rows:
             reasons = tuple(each["code"] for each in row.body.get("reasons", ()))
-            known[row.id] = FindingAddress(
+            addresses_by_id[row.id] = FindingAddress(
                 row.id,
                 row.study_instance_uid,
                 row.sop_instance_uid,
@@ -275,4 +275,4 @@ def addresses(session: Session, finding_ids: Collection[int]) -> dict[int, Findi
                 row.probability,
                 reasons,
             )
-    return known
+    return addresses_by_id

@@ -129,7 +129,7 @@ def claim(
     """Take the oldest audit that waits, or whose worker is gone, nightly ones first; `only` one of
     that name and date. None if there is none, or another process was faster."""
     is_free = _is_free(now)
-    chosen = select(
+    statement = select(
         AuditRow.id,
         AuditRow.name,
         AuditRow.local_date,
@@ -138,10 +138,10 @@ def claim(
         AuditRow.bundle_path,
     )
     order = (_NIGHTLY_FIRST, AuditRow.local_date, AuditRow.id)
-    chosen = chosen.where(is_free).order_by(*order).limit(1)
+    statement = statement.where(is_free).order_by(*order).limit(1)
     if only is not None:
-        chosen = chosen.where(AuditRow.name == only[0], AuditRow.local_date == only[1])
-    row = session.execute(chosen).one_or_none()
+        statement = statement.where(AuditRow.name == only[0], AuditRow.local_date == only[1])
+    row = session.execute(statement).one_or_none()
     if row is None:
         return None
     token = uuid4().hex
@@ -276,8 +276,8 @@ def has_waiting(session: Session, now: datetime) -> bool:
 
 def has_nightly_waiting(session: Session, now: datetime) -> bool:
     """Whether a nightly audit waits for a process."""
-    chosen = select(AuditRow.id).where(_is_free(now), AuditRow.name == NIGHTLY)
-    return session.scalar(chosen.limit(1)) is not None
+    statement = select(AuditRow.id).where(_is_free(now), AuditRow.name == NIGHTLY)
+    return session.scalar(statement.limit(1)) is not None
 
 
 def give_up(session: Session, max_attempts: int, now: datetime) -> list[str]:
@@ -342,8 +342,8 @@ def every(session: Session) -> list[ListedAudit]:
 
 def names_of(session: Session, local_date: str) -> list[str]:
     """The names of the audits of that date, the nightly one first."""
-    chosen = select(AuditRow.name).where(AuditRow.local_date == local_date)
-    return list(session.scalars(chosen.order_by(_NIGHTLY_FIRST, AuditRow.name)))
+    statement = select(AuditRow.name).where(AuditRow.local_date == local_date)
+    return list(session.scalars(statement.order_by(_NIGHTLY_FIRST, AuditRow.name)))
 
 
 def read(
@@ -361,22 +361,22 @@ def read(
     date, else that of the period that was run last. Where `since` and `until` are the very days of
     such a period, it is that one.
     """
-    chosen = select(AuditRow.content).where(AuditRow.content.is_not(None))
+    statement = select(AuditRow.content).where(AuditRow.content.is_not(None))
     order = [AuditRow.local_date.desc(), _NIGHTLY_FIRST, AuditRow.updated_at.desc()]
     if name is not None:
-        chosen = chosen.where(AuditRow.name == name)
+        statement = statement.where(AuditRow.name == name)
     else:
-        chosen = chosen.where(AuditRow.model_id.is_(None))
+        statement = statement.where(AuditRow.model_id.is_(None))
         if since is not None and until is not None:
             is_period = and_(AuditRow.name == period_name(since), AuditRow.local_date == until)
             order.insert(0, case((is_period, 0), else_=1))
     if local_date is not None:
-        chosen = chosen.where(AuditRow.local_date == local_date)
+        statement = statement.where(AuditRow.local_date == local_date)
     if since is not None:
-        chosen = chosen.where(AuditRow.local_date >= since)
+        statement = statement.where(AuditRow.local_date >= since)
     if until is not None:
-        chosen = chosen.where(AuditRow.local_date <= until)
-    content = session.scalar(chosen.order_by(*order).limit(1))
+        statement = statement.where(AuditRow.local_date <= until)
+    content = session.scalar(statement.order_by(*order).limit(1))
     return None if content is None else json.loads(content)
 
 
@@ -413,7 +413,7 @@ def add_limits(session: Session, name: str, local_date: str, limits: list[Stored
     """Store limits of weeks that have none."""
     if not limits:
         return
-    known = {
+    limit_keys = {
         (row.kind, row.subject_id, row.measure, row.starts_on)
         for row in session.execute(
             select(
@@ -437,7 +437,7 @@ def add_limits(session: Session, name: str, local_date: str, limits: list[Stored
             "high": each.high,
         }
         for each in limits
-        if (each.kind, each.subject_id, each.measure, each.starts_on) not in known
+        if (each.kind, each.subject_id, each.measure, each.starts_on) not in limit_keys
     ]
     if rows:
         session.execute(insert(table_of(AuditLimits)), rows)

@@ -35,15 +35,15 @@ def features_of(row: ImageFeaturesRow) -> ImageFeatures:
 
 def of_findings(session: Session, finding_ids: Collection[int]) -> Mapping[int, ImageFeatures]:
     """The features of these findings; nothing for one without."""
-    ids, known = sorted(finding_ids), dict[int, ImageFeatures]()
+    ids, features = sorted(finding_ids), dict[int, ImageFeatures]()
     for start in range(0, len(ids), _PAGE):
         rows = session.scalars(
             select(ImageFeaturesRow).where(
                 ImageFeaturesRow.finding_id.in_(ids[start : start + _PAGE])
             )
         )
-        known.update((row.finding_id, features_of(row)) for row in rows)
-    return known
+        features.update((row.finding_id, features_of(row)) for row in rows)
+    return features
 
 
 def embeddings(session: Session, model_id: str) -> Iterator[tuple[int, bytes]]:

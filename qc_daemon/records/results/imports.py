@@ -109,8 +109,8 @@ class FindingImport:
         # What an earlier call stored is read again where it is needed: memory does not grow.
         self._exams, self._instances, self._revisions = {}, {}, {}
         self._measured = set()
-        known = known_findings(self._session, {each.id[0] for each in findings})
-        new = list({each.id: each for each in findings if each.id not in known}.values())
+        finding_ids = read_finding_ids(self._session, {each.id[0] for each in findings})
+        new = list({each.id: each for each in findings if each.id not in finding_ids}.values())
         self._add_exams(new)
         self._add_instances(new)
         added = self._add_revisions(new)
@@ -307,9 +307,9 @@ class FindingImport:
         }
 
 
-def known_findings(session: Session, uids: Collection[str]) -> set[FindingId]:
-    """The stored findings of these SOP Instance UIDs."""
-    known = set[FindingId]()
+def read_finding_ids(session: Session, uids: Collection[str]) -> set[FindingId]:
+    """The finding_ids findings of these SOP Instance UIDs."""
+    finding_ids = set[FindingId]()
     for page in _pages(sorted(uids)):
         rows = session.execute(
             select(
@@ -323,8 +323,8 @@ def known_findings(session: Session, uids: Collection[str]) -> set[FindingId]:
             .join(Finding, Finding.revision_id == Revision.id)
             .where(Instance.sop_instance_uid.in_(page))
         )
-        known.update((row[0], row[1], row[2], row[3], row[4]) for row in rows)
-    return known
+        finding_ids.update((row[0], row[1], row[2], row[3], row[4]) for row in rows)
+    return finding_ids
 
 
 def exam_ids(session: Session, studies: Collection[str]) -> dict[ExamKey, int]:

@@ -112,14 +112,14 @@ def of_exam(session: Session, exam_id: int) -> frozenset[str]:
 def standing(session: Session, uids: Collection[str] | None = None) -> frozenset[str]:
     """The SOP Instance UIDs of all images that stand rejected by a person, or of those of `uids`
     that do."""
-    chosen = (
+    statement = (
         select(Instance.sop_instance_uid)
         .join(Rejection, Rejection.instance_id == Instance.id)
         .where(Rejection.retracted_at.is_(None))
     )
     if uids is not None:
-        chosen = chosen.where(Instance.sop_instance_uid.in_(uids))
-    return frozenset(session.scalars(chosen))
+        statement = statement.where(Instance.sop_instance_uid.in_(uids))
+    return frozenset(session.scalars(statement))
 
 
 def count_notes(session: Session, exam_id: int) -> int:

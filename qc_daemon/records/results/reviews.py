@@ -284,12 +284,12 @@ def reviewed_findings(
         .group_by(ReviewEvent.finding_id)
         .subquery()
     )
-    chosen = select(first.c.finding_id).order_by(first.c.finding_id)
+    statement = select(first.c.finding_id).order_by(first.c.finding_id)
     if window.since is not None:
-        chosen = chosen.where(first.c.at >= window.since)
+        statement = statement.where(first.c.at >= window.since)
     if window.until is not None:
-        chosen = chosen.where(first.c.at < window.until)
-    ids = session.scalars(chosen.limit(window.limit)).all()
+        statement = statement.where(first.c.at < window.until)
+    ids = session.scalars(statement.limit(window.limit)).all()
     for start in range(0, len(ids), _PAGE):
         yield from _reviewed_page(session, ids[start : start + _PAGE], settled_only)
 
@@ -340,8 +340,8 @@ def iter_events(
     session: Session, window: Window = ALL
 ) -> Iterator[tuple[int, FindingKey, tuple[Event, ...]]]:
     """Each finding with events within the window, by id: its key and its whole history."""
-    chosen = window.where(select(ReviewEvent.finding_id), ReviewEvent.at)
-    ids = session.scalars(chosen.distinct().order_by(ReviewEvent.finding_id)).all()
+    statement = window.where(select(ReviewEvent.finding_id), ReviewEvent.at)
+    ids = session.scalars(statement.distinct().order_by(ReviewEvent.finding_id)).all()
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         events = histories(session, page)
@@ -393,18 +393,18 @@ def novelties(session: Session, revision_id: int, new_after: int) -> frozenset[s
 def _count_images(session: Session, kind: IdentityKind, ids: Collection[str]) -> int:
     images = func.count(Revision.instance_id.distinct())
     if kind is IdentityKind.PERSON:
-        chosen = (
+        statement = (
             select(images)
             .join(AcquisitionOperator, AcquisitionOperator.revision_id == Revision.id)
             .where(AcquisitionOperator.person_id.in_(ids))
         )
     else:
-        chosen = (
+        statement = (
             select(images)
             .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id)
             .where(AcquisitionRow.device_id.in_(ids))
         )
-    return session.execute(chosen).scalar_one()
+    return session.execute(statement).scalar_one()
 
 
 def names_of(session: Session, name: str) -> frozenset[tuple[str, ...]]:

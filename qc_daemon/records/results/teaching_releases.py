@@ -60,8 +60,8 @@ def of_preparation(session: Session, preparation: str) -> dict[int, TeachingDeci
 
 def listing(session: Session, window: Window = ALL) -> list[dict[str, Any]]:
     """The decisions within the window, oldest first."""
-    chosen = window.where(select(TeachingRelease), TeachingRelease.decided_at)
-    rows = session.scalars(chosen.order_by(TeachingRelease.decided_at, TeachingRelease.id))
+    statement = window.where(select(TeachingRelease), TeachingRelease.decided_at)
+    rows = session.scalars(statement.order_by(TeachingRelease.decided_at, TeachingRelease.id))
     return [
         {
             "at": row.decided_at.isoformat(timespec="seconds"),
