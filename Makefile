@@ -12,12 +12,12 @@ demo: install
 
 test: install
 	@sh deploy/system-tools.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 TESTS ?= tests
 test-slow: install
 	@sh deploy/system-tools.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --maxschedchunk 1 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
