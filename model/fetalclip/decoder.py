@@ -1,11 +1,14 @@
-"""FetalCLIP's decoder of masks: four maps of the tower, and the picture itself, to a class a pixel.
+"""Decoders of masks: FetalCLIP's on a transformer, a U-shaped one on a convolutional tower.
 
 The published one is a small UNETR (Hatamizadeh et al. 2021, arXiv 2103.10504) of depthwise
 separable convolutions on frozen features. Here groups of channels are normalised, not batches:
-eight pictures a step give poor statistics, and nothing but weights has to be kept.
+eight pictures a step give poor statistics, and nothing but weights has to be kept. A convolutional
+tower has maps at several strides already: its decoder joins them from the deepest up (Ronneberger
+et al. 2015, arXiv 1505.04597).
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -120,3 +123,49 @@ class MaskDecoder(nn.Module):
         for skip, join in zip(skips, self.joins, strict=True):
             hidden = join(torch.cat((skip, hidden), dim=1))
         return self.classifier(hidden)  # type: ignore[no-any-return]
+
+
+class PyramidDecoder(nn.Module):
+    """Maps (B, a, s, s) of a convolutional tower, shallow first, each smaller than the one before,
+    -> logits (B, classes, S, S).
+
+    `width` is the channels of the shallowest map; each further one has twice as many, up to eight
+    times. Logits are made at the shallowest map's size, and enlarged to S from there.
+    """
+
+    def __init__(self, channels: tuple[int, ...], classes: int, width: int = 32) -> None:
+        super().__init__()
+        if len(channels) < 2:
+            raise ValueError("the decoder reads two maps of a tower at least")
+        widths = [width * min(2**number, 8) for number in range(len(channels))]
+        self.sides = nn.ModuleList(map(_pointwise, channels, widths))
+        self.joins = nn.ModuleList(
+            nn.Sequential(
+                _full_convolution(deep + shallow, shallow), _full_convolution(shallow, shallow)
+            )
+            for shallow, deep in pairwise(widths)
+        )
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, maps: list[Tensor], side: int) -> Tensor:
+        *skips, hidden = (each(features) for each, features in zip(self.sides, maps, strict=True))
+        for skip, join in reversed(list(zip(skips, self.joins, strict=True))):
+            hidden = interpolate(hidden, skip.shape[-2:], mode="bilinear", align_corners=False)
+            hidden = join(torch.cat((skip, hidden), dim=1))
+        logits: Tensor = self.classifier(hidden)
+        if logits.shape[-1] == side:
+            return logits
+        return interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+
+
+def _pointwise(a: int, b: int) -> nn.Sequential:
+    """(B, a, h, w) -> (B, b, h, w), of one scale whatever the tower's features have."""
+    return nn.Sequential(
+        nn.Conv2d(a, b, 1, bias=False), nn.GroupNorm(math.gcd(_GROUPS, b), b), nn.ReLU()
+    )
+
+
+def _full_convolution(a: int, b: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(a, b, 3, padding=1, bias=False), nn.GroupNorm(math.gcd(_GROUPS, b), b), nn.ReLU()
+    )

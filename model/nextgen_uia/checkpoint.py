@@ -33,6 +33,7 @@ from model.nextgen_uia.adapters import (
     vision_of,
 )
 from model.nextgen_uia.network import (
+    SONONET_LAYERS,
     AdaptedNetwork,
     ClipTower,
     HeadConfig,
@@ -92,8 +93,8 @@ def load_clip(folder: Path) -> Any:
 
 
 def load_tower(path: Path, layers: tuple[int, ...] | None = None, side: int = 224) -> Tower:
-    """The image tower of a CLIP folder or of a SpatialCLIP's, whose head reads the `layers`
-    (default: by its depth), or SonoNet-16 of its .safetensors file, for pictures of that side.
+    """The image tower of a CLIP folder or of a SpatialCLIP's, or SonoNet-16 of its .safetensors
+    file, for pictures of that side. A head reads the `layers` (default: by the tower's depth).
 
     Raises QCError.
     """
@@ -101,7 +102,7 @@ def load_tower(path: Path, layers: tuple[int, ...] | None = None, side: int = 22
         if path.is_dir():
             vision = _load_vision(path)
             return ClipTower(vision, layers or default_layers(len(vision.encoder.layers)))
-        tower = SonoNetTower(side)
+        tower = SonoNetTower(side, layers or SONONET_LAYERS)
         tower.network.load_state_dict(SonoNetTower.published_weights(load_file(path)))
     except OSError as error:
         raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"{path}: {error.strerror}") from None

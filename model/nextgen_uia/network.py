@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from model.fetalclip.decoder import MaskDecoder
+from model.fetalclip.decoder import MaskDecoder, PyramidDecoder
 from model.nextgen_uia.adapters import grid_side, vision_of
 from model.spatialclip.backbone import HybridEmbed, fold_batch_norm
 from model.spatialclip.preprocess import FILL, MEAN, STD
@@ -22,6 +22,8 @@ from model.spatialclip.sononet import SonoNet, normalise_picture
 
 LAYERS = (3, 6, 9)
 """Of twelve blocks, as published."""
+SONONET_CHANNELS, SONONET_LAYERS = (16, 32, 64, 128, 128), (2, 3, 4)
+"""Of SonoNet-16's blocks, and which of them a head reads by default."""
 
 
 class Task(StrEnum):
@@ -36,12 +38,14 @@ class HeadKind(StrEnum):
 
     LAYERS = "layers"  # The sum of some layers (NextGen-UIA): classes or masks.
     DECODER = "decoder"  # Four layers and the picture (FetalCLIP): masks.
+    PYRAMID = "pyramid"  # Layers of falling size, of a convolutional tower: masks.
     POOLED = "pooled"  # The pooled feature, by a linear layer (FetalCLIP-IQA): classes.
 
 
 _TASKS = {
     HeadKind.LAYERS: frozenset(Task),
     HeadKind.DECODER: frozenset({Task.SEGMENTATION}),
+    HeadKind.PYRAMID: frozenset({Task.SEGMENTATION}),
     HeadKind.POOLED: frozenset({Task.CLASSIFICATION}),
 }
 
@@ -52,7 +56,7 @@ class HeadConfig:
 
     task: Task
     classes: tuple[str, ...]
-    width: int = 512  # Channels of the sum of the layers, or of a decoder at full size.
+    width: int = 512  # Channels of the sum of the layers, or of a decoder at its largest size.
     kind: HeadKind = HeadKind.LAYERS
 
     def __post_init__(self) -> None:
@@ -164,16 +168,22 @@ class ClipTower(nn.Module):
 
 
 class SonoNetTower(nn.Module):
-    """SonoNet-16 as a tower: its blocks of stride 4, 8 and 16. Batch normalisation is folded."""
+    """SonoNet-16 as a tower. Its blocks have the strides 1, 2, 4, 8 and 16; a head reads the last
+    three, unless `layers` says others. Batch normalisation is folded."""
 
     kind = "sononet16"
-    channels = (64, 128, 128)
-    layers = (2, 3, 4)
+    blocks = len(SONONET_CHANNELS)
 
-    def __init__(self, side: int = 224) -> None:
+    def __init__(self, side: int = 224, layers: tuple[int, ...] = SONONET_LAYERS) -> None:
         super().__init__()
         if side % 16:
             raise ValueError("the side of a picture is a multiple of 16")
+        if not layers or max(layers) >= self.blocks:
+            raise ValueError(
+                f"SonoNet-16 has {self.blocks} blocks, and none {max(layers, default=0)}"
+            )
+        self.layers = layers
+        self.channels = tuple(SONONET_CHANNELS[number] for number in layers)
         self.network = fold_batch_norm(SonoNet().eval())
         self.side = side
         std, mean = torch.tensor(STD).view(1, 3, 1, 1), torch.tensor(MEAN).view(1, 3, 1, 1)
@@ -189,21 +199,28 @@ class SonoNetTower(nn.Module):
         return dict(fold_batch_norm(network).state_dict())
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": self.kind, "side": self.side}
+        # Folders from before there was a choice of layers do not name them.
+        layers = {} if self.layers == SONONET_LAYERS else {"layers": list(self.layers)}
+        return {"kind": self.kind, "side": self.side} | layers
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> features of stride 4, 8 and 16."""
+        """(B, 3, S, S) -> features after each of the layers."""
         grey = (pixel_values * self.std + self.mean).mean(1, keepdim=True)
         features = normalise_picture(grey, FILL / 255)
         maps = []
-        for number, block in enumerate(self.network.blocks):
+        for number, block in enumerate(self.network.blocks[: max(self.layers) + 1]):
             features = block(nn.functional.max_pool2d(features, 2) if number else features)
             if number in self.layers:
                 maps.append(features)
         return maps
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 128): the mean of the last block's features."""
+        """(B, 3, S, S) -> (B, 128): the mean of the last block's features, which the tower has to
+        read."""
+        if self.layers[-1] != self.blocks - 1:
+            raise ValueError(
+                "the pooled feature is the last block's, which the tower does not read"
+            )
         return self.maps(pixel_values)[-1].mean((-2, -1))
 
     @property
@@ -263,6 +280,14 @@ class PooledHead(nn.Module):
         return self.classifier(features)  # type: ignore[no-any-return]
 
 
+class PyramidHead(PyramidDecoder):
+    """The U-shaped decoder as a head."""
+
+    def __init__(self, channels: tuple[int, ...], config: HeadConfig) -> None:
+        super().__init__(channels, len(config.classes), config.width)
+        self.config = config
+
+
 class DecoderHead(MaskDecoder):
     """The decoder as a head."""
 
@@ -278,11 +303,13 @@ class AdaptedNetwork(nn.Module):
     def __init__(self, tower: Tower, config: HeadConfig) -> None:
         super().__init__()
         self.tower = tower
-        self.head: LayerHead | DecoderHead | PooledHead
+        self.head: LayerHead | DecoderHead | PyramidHead | PooledHead
         if config.kind is HeadKind.POOLED:
             self.head = PooledHead(tower.pooled_channels, config)
         elif config.kind is HeadKind.DECODER:
             self.head = DecoderHead(tower.channels, config)
+        elif config.kind is HeadKind.PYRAMID:
+            self.head = PyramidHead(tower.channels, config)
         else:
             self.head = LayerHead(tower.channels, config)
 

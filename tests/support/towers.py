@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from model.spatialclip.sononet import SonoNet
 from tests.support.clips import random_clip, write_clip
 
 WIDTH, SIDE, PATCH = 32, 32, 8
@@ -41,4 +43,13 @@ def tower_folder(folder: Path, seed: int = 0) -> Path:
     return write_clip(folder, seed)
 
 
-__all__ = ["pictures", "random_clip", "tower_folder", "vision_tower"]
+def write_sononet(path: Path) -> Path:
+    """SonoNet-16 of random weights, under the published names."""
+    torch.manual_seed(3)
+    state = SonoNet().state_dict()
+    named = {name.replace("blocks.", "features.", 1): tensor for name, tensor in state.items()}
+    save_file({n: t for n, t in named.items() if "num_batches" not in n}, path)
+    return path
+
+
+__all__ = ["pictures", "random_clip", "tower_folder", "vision_tower", "write_sononet"]

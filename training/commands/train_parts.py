@@ -175,6 +175,7 @@ def train_describer(
     out: Out,
     seed: Seed = _DESCRIBER.seed,
     steps: Annotated[int, typer.Option(min=3, help="Batches of 32 phrases.")] = _DESCRIBER.steps,
+    resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Train the small describer on phrases made for it.
@@ -183,8 +184,8 @@ def train_describer(
     """
     from training.train import describer, runs
 
-    runs.begin_run(out, force=force)
-    describer.describer(out, seed=seed, steps=steps)
+    runs.begin_run(out, resume=resume, force=force)
+    describer.describer(out, seed=seed, steps=steps, resume=resume)
 
 
 def train_spatialclip(

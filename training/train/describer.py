@@ -8,13 +8,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BioGptConfig, BioGptForCausalLM
 
 from detector.anatomy import LABELS, View
 from model.describer import tokenizer as subwords
-from model.describer.describer import Describer
+from model.describer.describer import WEIGHTS, Describer
 from model.describer.lexicon import (
     NAMES,
     PLACES,
@@ -26,12 +27,14 @@ from model.describer.lexicon import (
     prompt,
     reading_order,
 )
+from training.data.samples import file_hash
 from training.recipes import DescriberRecipe
 from training.train import runs
 
 log = logging.getLogger(__name__)
 
 IGNORED = -100  # The target that torch's cross entropy leaves out.
+CHECKPOINTS = 20  # Of a training.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,27 @@ class DescriberFacts:
     held_exact: float
 
 
-def describer(out: Path, seed: int = 0, steps: int = 1500, base: Path | None = None) -> None:
+def describer(
+    out: Path,
+    seed: int = 0,
+    steps: int = 1500,
+    base: Path | None = None,
+    *,
+    resume: bool = False,
+) -> None:
     """Train the describer into OUT; BASE: fine-tune the BioGPT of that local folder instead."""
-    train_describer(out, DescriberRecipe(seed=seed, steps=steps), base)
+    train_describer(out, DescriberRecipe(seed=seed, steps=steps), base, resume=resume)
 
 
 def train_describer(
-    out: Path, settings: DescriberRecipe, base: Path | None = None
+    out: Path, settings: DescriberRecipe, base: Path | None = None, *, resume: bool = False
 ) -> DescriberFacts:
     """Train, save (see `Describer.save`) with the facts beside it in training.json.
 
-    Deterministic by seed on one machine and thread count. The held-out layouts come from another
-    random stream than the training's.
+    Deterministic by seed on one machine and thread count. A checkpoint after each twentieth of the
+    steps allows `resume`, to the same losses. The held-out layouts come from another random stream
+    than the training's. Raises UsageError on a checkpoint of another run, QCError on a loss that is
+    not finite.
     """
     torch.manual_seed(settings.seed)
     model_of = Describer.load(base) if base else fresh(settings)
@@ -75,9 +87,25 @@ def train_describer(
         total_steps=settings.steps,
         pct_start=min(0.5, settings.warmup / settings.steps),
     )
-    stream = examples(random.Random(settings.seed))
+    chance = random.Random(settings.seed)
+    stream = examples(chance)
     losses: list[float] = []
-    for step in range(settings.steps):
+    run = asdict(settings) | {"base": None if base is None else file_hash(base / WEIGHTS)}
+    checkpoint = out / runs.CHECKPOINT
+    if resume and checkpoint.is_file():
+        with runs.reading(checkpoint):
+            state = torch.load(checkpoint, weights_only=True)
+            runs.check_resumed(state["run"], run)
+            model.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            chance.setstate(state["chance"])
+            losses = state["losses"]
+        log.info("resumed after step %d of %d", len(losses), settings.steps)
+    interval = max(1, settings.steps // CHECKPOINTS)
+    for step in range(len(losses), settings.steps):
+        # Dropout of a step, which a base may have, is the same after a resumption.
+        torch.manual_seed(settings.seed + 1_000_003 * (step + 1))
         ids, targets = collate(model_of, [next(stream) for _ in range(settings.batch)])
         loss = model_loss(model, ids, targets)
         runs.check_loss(loss.item(), step)
@@ -89,6 +117,18 @@ def train_describer(
         losses.append(loss.item())
         if step % 50 == 0 or step == settings.steps - 1:
             log.info("step %d of %d, loss %.4f", step, settings.steps, losses[-1])
+        if (step + 1) % interval == 0 or step == settings.steps - 1:
+            _save_checkpoint(
+                checkpoint,
+                {
+                    "network": model.state_dict(),
+                    "optimizer": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "chance": chance.getstate(),
+                    "losses": losses,
+                    "run": run,
+                },
+            )
     model.eval()
     free, constrained = exact_rates(model_of, random.Random(-1 - settings.seed), settings.held_out)
     facts = DescriberFacts(
@@ -235,6 +275,13 @@ def _sorted(mentions: Iterator[Mention]) -> tuple[Mention, ...]:
 def _name(mention: Mention, wording: Wording) -> str:
     names = NAMES[mention.label]
     return names[-1] if wording is Wording.SYNONYM else names[0]
+
+
+def _save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -260,6 +260,8 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "run": self.facts,
                 "place": [self.stage_index, self.epoch, self.step, self.epochs_done],
+                # Dropout goes on with the numbers that it would have had.
+                "random": torch.get_rng_state(),
             },
             partial,
         )
@@ -277,6 +279,8 @@ class _Run:
             self.reference.load_state_dict(state["before"])
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "random" in state:  # Earlier checkpoints have none.
+            torch.set_rng_state(state["random"])
 
     def _begin_stage(self) -> None:
         """Set which parameters the stage trains, and make a new optimiser of exactly these."""

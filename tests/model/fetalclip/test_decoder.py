@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.fetalclip.decoder import MaskDecoder, decoder_layers
+from model.fetalclip.decoder import MaskDecoder, PyramidDecoder, decoder_layers
 from model.fetalclip.explain import Method, explain, of_network
 from model.fetalclip.network import Architecture, FetalClip
 from model.nextgen_uia.network import AdaptedNetwork, ClipTower, HeadConfig, HeadKind, Task
@@ -73,6 +73,24 @@ def test_every_map_and_the_picture_change_the_answer() -> None:
     for tensor in (*inputs, picture):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() > 0
+
+
+def test_a_pyramid_of_maps_becomes_logits_of_the_pictures_size() -> None:
+    torch.manual_seed(0)
+    decoder = PyramidDecoder((4, 8, 16), classes=2, width=8).eval()
+    maps = [torch.randn(1, a, s, s, requires_grad=True) for a, s in ((4, 16), (8, 8), (16, 4))]
+    assert decoder(maps, 16).shape == (1, 2, 16, 16)
+    logits = decoder(maps, 32)
+    assert logits.shape == (1, 2, 32, 32)
+    logits[:, 1].square().sum().backward()
+    for each in maps:
+        assert each.grad is not None
+        assert each.grad.abs().max() > 0
+    # Each map counts by its pattern, whatever scale its layer has.
+    scaled = [each * factor for each, factor in zip(maps, (1, 100, 0.1), strict=True)]
+    assert torch.allclose(decoder(scaled, 32), logits, atol=1e-2)
+    with pytest.raises(ValueError, match="two maps of a tower at least"):
+        PyramidDecoder((8,), classes=2)
 
 
 def test_a_tower_with_the_decoder_segments_and_stays_frozen() -> None:

@@ -14,6 +14,7 @@ from model.nextgen_uia.network import (
     AdaptedNetwork,
     ClipTower,
     HeadConfig,
+    HeadKind,
     LayerHead,
     SonoNetTower,
     Task,
@@ -68,6 +69,31 @@ def test_towers_refuse_layers_that_they_lack() -> None:
         ClipTower(vision_tower(4))
     with pytest.raises(ValueError, match="multiple of 16"):
         SonoNetTower(100)
+    with pytest.raises(ValueError, match="SonoNet-16 has 5 blocks, and none 5"):
+        SonoNetTower(64, (3, 5))
+
+
+def test_sononets_blocks_are_a_pyramid() -> None:
+    torch.manual_seed(0)
+    tower, every = SonoNetTower(64), SonoNetTower(64, (0, 1, 2, 3, 4))
+    every.load_state_dict(tower.state_dict())
+    maps = every.maps(pictures := torch.randn(1, 3, 64, 64))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (16, 64, 64), (32, 32, 32), (64, 16, 16), (128, 8, 8), (128, 4, 4)
+    ]  # fmt: skip
+    assert all(map(torch.equal, maps[2:], tower.maps(pictures)))
+    # Folders of heads on the default layers stay as they were.
+    assert tower.facts() == {"kind": "sononet16", "side": 64}
+    assert every.facts() == tower.facts() | {"layers": [0, 1, 2, 3, 4]}
+    config = HeadConfig(Task.SEGMENTATION, ("background", "head"), 4, HeadKind.PYRAMID)
+    assert HeadConfig.from_json(config.to_json()) == config
+    network = AdaptedNetwork(every.requires_grad_(False), config)
+    logits = network(pictures)
+    assert logits.shape == (1, 2, 64, 64)
+    logits.square().sum().backward()
+    assert all(parameter.grad is None for parameter in every.parameters())
+    with pytest.raises(ValueError, match="the last block's, which the tower does not read"):
+        SonoNetTower(64, (2, 3)).pooled(pictures)
 
 
 def test_a_head_of_one_class_is_refused() -> None:

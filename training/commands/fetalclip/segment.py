@@ -1,4 +1,4 @@
-"""`qc-model segment`: masks by FetalCLIP's decoder on a frozen tower, and what they measure."""
+"""`qc-model segment`: masks by a decoder on a tower, and what they measure."""
 
 import json
 from pathlib import Path
@@ -41,8 +41,10 @@ from training.commands.options import (
     Patience,
     Resume,
     Seed,
+    SonoNetSide,
     Spacing,
     Tower,
+    TuneTower,
     Validation,
     typed_command,
 )
@@ -50,11 +52,12 @@ from training.fetalclip_recipes import SEGMENTATION
 from training.recipes import FOLDS
 
 if TYPE_CHECKING:
-    from model.nextgen_uia.network import AdaptedNetwork
+    from model.nextgen_uia.network import AdaptedNetwork, HeadKind
+    from model.nextgen_uia.network import Tower as ImageTower
     from training.commands.fetalclip.gestational_age import Measurement
 
 app = typer.Typer(
-    no_args_is_help=True, help="FetalCLIP's decoder: masks on a frozen tower, and head sizes."
+    no_args_is_help=True, help="FetalCLIP's decoder: masks on an image tower, and head sizes."
 )
 COLUMNS = ("source", "share", "circumference_mm", "spacing_mm", "reason")
 
@@ -79,9 +82,11 @@ def train(
         typer.Option(
             min=0,
             help="Block that the decoder reads, from 0, four times. Default: the last of each"
-            " quarter; published, of 24: 5, 7, 11, 23.",
+            " quarter; published, of 24: 5, 7, 11, 23. Of SonoNet-16's five: two or more, default"
+            " 1 to 4.",
         ),
     ] = None,
+    side: SonoNetSide = 224,
     width: Annotated[int, typer.Option(min=1, help="Channels of the decoder at full size.")] = 32,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Learn from so many patients only (few-shot).")
@@ -90,6 +95,7 @@ def train(
     batch: BatchOfPictures = SEGMENTATION.batch,
     learning_rate: LearningRate = SEGMENTATION.learning_rate,
     patience: Patience = SEGMENTATION.patience,
+    tune_tower: TuneTower = SEGMENTATION.tune_tower,
     augment: Augment = SEGMENTATION.augment,
     most: Most = None,
     seed: Seed = SEGMENTATION.seed,
@@ -97,9 +103,13 @@ def train(
     resume: Resume = False,
     force: Force = False,
 ) -> None:
-    """Train the decoder on four layers of a frozen CLIP tower and the picture itself.
+    """Train a decoder on four layers of a frozen CLIP tower and the picture itself, or a U-shaped
+    one on the layers of SonoNet-16.
 
     Example: qc-model segment train --tower fetalclip --hc18 hc18_heads --out runs/heads
+
+    Example: qc-model segment train --tower sononet16.safetensors --hc18 hc18_heads --fold 0
+    --tune-tower --epochs 40 --learning-rate 2e-3 --out runs/heads
 
     Example: qc-model segment train --tower fetalclip --data NextGen-UIA --dataset BUSI
     --shots 8 --out runs/busi
@@ -107,9 +117,7 @@ def train(
     from dataclasses import replace
 
     from model.device import choose_device
-    from model.fetalclip.decoder import decoder_layers
-    from model.nextgen_uia.checkpoint import load_tower
-    from model.nextgen_uia.network import ClipTower, HeadConfig, HeadKind, Task
+    from model.nextgen_uia.network import HeadConfig, Task
     from training.data import labelled
     from training.data.samples import SampleError
     from training.train import runs
@@ -122,6 +130,7 @@ def train(
         batch=batch,
         learning_rate=learning_rate,
         patience=patience,
+        tune_tower=tune_tower,
         augment=augment,
         seed=seed,
     )
@@ -142,16 +151,8 @@ def train(
     except SampleError as error:
         raise UsageError(str(error)) from None
     check_parts(training_part, validation_part, recipe.batch)
-    network = load_tower(tower)
-    if not isinstance(network, ClipTower):
-        raise UsageError("--tower: SonoNet has too few blocks for the decoder; give a CLIP folder")
-    try:
-        layers = tuple(sorted(block)) if block else decoder_layers(network.blocks)
-        config = HeadConfig(Task.SEGMENTATION, classes, width, HeadKind.DECODER)
-        network = ClipTower(network.vision, layers).eval()
-        check_decoder(network, config)
-    except ValueError as error:
-        raise UsageError(f"--tower, --block: {error}") from None
+    network, kind = _load_tower(tower, tuple(sorted(set(block or ()))), side)
+    config = HeadConfig(Task.SEGMENTATION, classes, width, kind)
     runs.begin_run(out, resume=resume, force=force)
     facts = train_head(
         network.to(target),
@@ -231,16 +232,34 @@ def measure(
     write_records(records, COLUMNS, format, out)
 
 
-def check_decoder(tower: Any, config: Any) -> None:
-    """Raises ValueError where the decoder cannot read this tower."""
-    from model.fetalclip.decoder import STAGES, STRIDE
+def _load_tower(path: Path, layers: tuple[int, ...], side: int) -> "tuple[ImageTower, HeadKind]":
+    """The tower whose `layers` (empty: the default ones) the decoder reads, and which decoder.
+    Without SonoNet-16's first block logits are made at half size, which costs a third as much.
 
+    Raises UsageError where it cannot read them, QCError on no tower.
+    """
+    from model.fetalclip.decoder import STAGES, STRIDE, decoder_layers
+    from model.nextgen_uia.checkpoint import load_tower
+    from model.nextgen_uia.network import ClipTower, HeadKind, SonoNetTower
+
+    if path.is_file():
+        every_but_first = tuple(range(1, SonoNetTower.blocks))
+        if len(layers) == 1:
+            raise UsageError("--block: the decoder reads two blocks of SonoNet-16 at least")
+        return load_tower(path, layers or every_but_first, side), HeadKind.PYRAMID
+    tower = load_tower(path)
+    assert isinstance(tower, ClipTower)
+    try:
+        tower = ClipTower(tower.vision, layers or decoder_layers(tower.blocks)).eval()
+    except ValueError as error:
+        raise UsageError(f"--tower, --block: {error}") from None
     if len(tower.layers) != STAGES:
-        raise ValueError(f"the decoder reads {STAGES} blocks, not {len(tower.layers)}")
+        raise UsageError(f"--block: the decoder reads {STAGES} blocks, not {len(tower.layers)}")
     if tower.side % STRIDE:
-        raise ValueError(
-            f"the tower's pictures are {tower.side} pixels wide, which is no multiple of {STRIDE}"
+        raise UsageError(
+            f"--tower: its pictures are {tower.side} pixels wide, which is no multiple of {STRIDE}"
         )
+    return tower, HeadKind.DECODER
 
 
 def _measure(
