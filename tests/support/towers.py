@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from model.spatialclip.network import SpatialClip, SpatialClipConfig
 from model.spatialclip.sononet import SonoNet
 from tests.support.clips import random_clip, write_clip
 
@@ -43,6 +44,34 @@ def tower_folder(folder: Path, seed: int = 0) -> Path:
     return write_clip(folder, seed)
 
 
+def spatialclip(stem: str) -> SpatialClip:
+    """A small one, whose patches are features of the stem, or pixels."""
+    torch.manual_seed(2)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 32,
+        "projection_dim": 24,
+    }
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 40,
+        "max_position_embeddings": 117,
+        "projection_dim": 24,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    clip = {"projection_dim": 24, "vision_config": vision, "text_config": text}
+    return SpatialClip(SpatialClipConfig(clip, label_dim=8, heads=4, ffn=32, stem=stem)).eval()
+
+
 def write_sononet(path: Path) -> Path:
     """SonoNet-16 of random weights, under the published names."""
     torch.manual_seed(3)
@@ -52,4 +81,11 @@ def write_sononet(path: Path) -> Path:
     return path
 
 
-__all__ = ["pictures", "random_clip", "tower_folder", "vision_tower", "write_sononet"]
+__all__ = [
+    "pictures",
+    "random_clip",
+    "spatialclip",
+    "tower_folder",
+    "vision_tower",
+    "write_sononet",
+]

@@ -23,9 +23,8 @@ from model.nextgen_uia.network import (
 from model.nextgen_uia.preprocess import fit_mask, normalise, read_mask, square, unfit
 from model.spatialclip.backbone import SONONET
 from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
-from model.spatialclip.network import SpatialClip, SpatialClipConfig
 from model.spatialclip.preprocess import MEAN, STD
-from tests.support.towers import SIDE, pictures, vision_tower
+from tests.support.towers import SIDE, pictures, spatialclip, vision_tower
 
 
 def test_maps_are_the_towers_hidden_states() -> None:
@@ -129,34 +128,6 @@ def test_a_grey_mask_is_thresholded_not_dithered(tmp_path: object) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(QCError, match=r"mask mask\.png cannot be read"):
         read_mask(path)
-
-
-def spatialclip(stem: str) -> SpatialClip:
-    """A small one, whose patches are features of the stem, or pixels."""
-    torch.manual_seed(2)
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": 64,
-        "patch_size": 32,
-        "projection_dim": 24,
-    }
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": 40,
-        "max_position_embeddings": 117,
-        "projection_dim": 24,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    }
-    clip = {"projection_dim": 24, "vision_config": vision, "text_config": text}
-    return SpatialClip(SpatialClipConfig(clip, label_dim=8, heads=4, ffn=32, stem=stem)).eval()
 
 
 @pytest.mark.parametrize(("stem", "kind"), [("", "clip"), (SONONET, "spatialclip")])

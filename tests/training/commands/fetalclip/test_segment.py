@@ -17,9 +17,11 @@ from model.fetalclip.network import FetalClip
 from model.nextgen_uia.checkpoint import load_tower, read_trained, save_trained, tower_sha256
 from model.nextgen_uia.network import AdaptedNetwork, ClipTower, HeadConfig, HeadKind, Task
 from model.nextgen_uia.preprocess import normalise, read_mask
+from model.spatialclip.backbone import SONONET
+from model.spatialclip.checkpoint import save_spatialclip
 from tests.support.clips import FOUR_BLOCKS, write_clip
 from tests.support.lesions import write_published
-from tests.support.towers import write_sononet
+from tests.support.towers import spatialclip, write_sononet
 from training.cli import app
 
 
@@ -102,6 +104,19 @@ def test_sononet_has_a_decoder_of_its_own(tmp_path: Path) -> None:
         run(*new, "--block", 3, "--block", 7)
     with pytest.raises(QCError, match="a multiple of 16"):
         run(*new, "--side", 50)
+
+
+def test_spatialclips_tower_has_fetalclips_decoder(tmp_path: Path) -> None:
+    save_spatialclip(tmp_path / "spatialclip", spatialclip(SONONET))
+    data, out = write_published(tmp_path / "data"), tmp_path / "run"
+    source = ["--tower", tmp_path / "spatialclip", "--data", data, "--dataset", "BUSI"]
+    run("segment", "train", *source, "--out", out, "--width", 4, "--batch", 4, "--epochs", 1,
+        "--device", "cpu")  # fmt: skip
+    trained = read_trained(out)
+    assert trained.head is not None
+    assert (trained.tower["kind"], trained.head.kind) == ("spatialclip", HeadKind.DECODER)
+    figures = json.loads(run("segment", "evaluate", "--run", out, *source, "--device", "cpu"))
+    assert figures["pictures"] == 4
 
 
 def _disc_segmenter(folder: Path, clip: Path) -> Path:
