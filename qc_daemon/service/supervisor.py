@@ -8,15 +8,12 @@ import contextlib
 import hashlib
 import json
 import os
-import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from qc_daemon.audit_trail.recorder import record
 from qc_daemon.observe import counters, endpoint, log, metrics
 from qc_daemon.observe.machine_watch import MachineWatch
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
-from qc_daemon.receive import AssociationSlots, Spool, check_tls, listen
+from qc_daemon.receive import AssociationSlots, Spool
 from qc_daemon.records import schema
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
@@ -37,13 +34,13 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.retain.reconcile import log_differences, reconcile
 from qc_daemon.service.certificate_watch import CertificateWatch
+from qc_daemon.service.child import Child
+from qc_daemon.service.deferred_tasks import DeferredTasks
+from qc_daemon.service.listeners import Listeners, listen_dicom, listen_web
 from qc_daemon.service.roles import (
     ALARM,
     DONE,
-    PLAIN,
-    REASON_BYTES,
     ROLES,
-    TLS,
     WEB,
     WRONG_SETTINGS,
     handle_signals,
@@ -53,19 +50,12 @@ from qc_daemon.service.systemd import SystemdNotifier
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock
 
-# The listening sockets by kind, PLAIN and TLS.
-Listeners = dict[str, socket.socket]
-
 STOP_SECONDS = 30.0
 # A stop waits so long for leases to be released; the next start releases the others.
 _RELEASE_SECONDS = 10.0
-_RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 # Spool and rows are compared after each such interval: it lists every file, and changes are slow.
 _RECONCILE_SECONDS = 3600.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
-# A receiver is started again after this many seconds at most: it is cheap, and senders wait.
-_RECEIVER_DELAY = 4.0
 # After this many seconds of life the delay before a next start is the shortest again.
 _STABLE_SECONDS = 60.0
 
@@ -94,10 +84,10 @@ def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: 
         seed_bundle(settings, store)
     listeners: Listeners = {}
     if "receive" in roles:
-        listeners = _listen(settings, config_path)
+        listeners = listen_dicom(settings, config_path)
         spool.sweep()
     if "web" in roles:
-        listeners[WEB] = _listen_web(settings, config_path)
+        listeners[WEB] = listen_web(settings, config_path)
     _log_start(settings, store, roles, config_path)
     supervisor = Supervisor(settings, store, spool, listeners, config_path=config_path)
     detail = {
@@ -163,8 +153,8 @@ def _role_names(roles: Sequence[str], settings: Settings) -> list[str]:
     if "web" in roles and settings.web.port is None:
         raise UsageError("--role web: web.port is not set; give the port of the pages")
     every = set(ROLES) if settings.web.port is not None else set(ROLES) - {"web"}
-    chosen = every if "all" in roles or not roles else set(roles)
-    return [role for role in ROLES if role in chosen]
+    names = every if "all" in roles or not roles else set(roles)
+    return [role for role in ROLES if role in names]
 
 
 def _prepare(spool: Spool) -> None:
@@ -176,136 +166,6 @@ def _prepare(spool: Spool) -> None:
             f"the spool {spool.root} cannot be written: {(error.strerror or 'error').lower()};"
             " correct that or set store.spool",
         ) from error
-
-
-def _listen(settings: Settings, config_path: Path | None) -> Listeners:
-    """Listen on the ports of the settings: a plain one, one for TLS, or both. Raises UsageError."""
-    receive, tls = settings.receive, settings.receive.tls
-    ports = {} if tls is not None and tls.only else {PLAIN: ("receive.port", receive.port)}
-    if tls is not None:
-        check_tls(tls)
-        ports[TLS] = ("receive.tls.port", tls.port)
-    listeners: Listeners = {}
-    for kind, (setting, port) in ports.items():
-        listeners[kind] = _open(receive.host, port, f"receive.host or {setting}", config_path)
-        host, bound = listeners[kind].getsockname()[:2]
-        log.get().info("listening", host=host, port=bound, ae_title=receive.ae_title, kind=kind)
-    return listeners
-
-
-def _listen_web(settings: Settings, config_path: Path | None) -> socket.socket:
-    """Listen on the port of the pages. Raises UsageError, also for a certificate that cannot be
-    used."""
-    from qc_daemon.web.server import server_context
-
-    web = settings.web
-    assert web.port is not None
-    server_context(web)
-    listener = _open(web.host, web.port, "web.host or web.port", config_path)
-    host, bound = listener.getsockname()[:2]
-    log.get().info("pages", host=host, port=bound)
-    return listener
-
-
-def _open(host: str, port: int, settings: str, config_path: Path | None) -> socket.socket:
-    """A listening socket. Raises UsageError, which names the settings to change."""
-    try:
-        return listen(host, port)
-    except OSError as error:
-        where = f" in {config_path}" if config_path else ""
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {(error.strerror or 'error').lower()};"
-            f" change {settings}{where}"
-        ) from None
-
-
-@dataclass
-class Child:
-    """One role's process, and when the next is due if it has died."""
-
-    role: str
-    process: "subprocess.Popen[str] | None" = None
-    owner: str = ""
-    started: float = 0.0
-    starts: int = 0
-    quick_deaths: int = 0
-    due: float = field(default_factory=time.monotonic)
-    # Which settings its process has, and how often it was replaced for newer ones.
-    version: int = 0
-    is_replaced: bool = False
-    replacements: int = 0
-    # The process writes a line here when it ends by itself; the last process's line.
-    reason_pipe: int | None = None
-    reason: str = ""
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def delay_start(self) -> float:
-        """Make the next start due after a back-off; returns its seconds."""
-        longest = _RECEIVER_DELAY if self.role == "receive" else _LONGEST_DELAY
-        delay = min(_FIRST_DELAY * 2.0 ** min(max(self.quick_deaths - 1, 0), 16), longest)
-        self.due = time.monotonic() + delay
-        return delay
-
-    def read_reason(self) -> str:
-        """The line that the ended process wrote; empty if it was killed."""
-        if self.reason_pipe is None:
-            return ""
-        try:
-            return os.read(self.reason_pipe, REASON_BYTES).decode(errors="replace")
-        except OSError:
-            return ""
-        finally:
-            os.close(self.reason_pipe)
-            self.reason_pipe = None
-
-
-class DeferredTasks:
-    """Runs tasks in order in a thread of its own, each again until it succeeds.
-
-    After the end of a process the supervisor must wait neither for a locked database nor for a disk
-    that hangs.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._pending = 0
-        self._changed = threading.Condition()
-        threading.Thread(target=self._work, name="deferred", daemon=True).start()
-
-    def add(self, task: Callable[[], None]) -> None:
-        """Run the task after the others. If it raises QCError or OSError, it is tried again."""
-        with self._changed:
-            self._pending += 1
-        self._tasks.put(task)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether all tasks have succeeded within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._pending, seconds)
-
-    def _work(self) -> None:
-        while True:
-            task = self._tasks.get()
-            has_failed = False
-            while not self._succeeds(task, quietly=has_failed):
-                has_failed = True
-                time.sleep(_RETRY_SECONDS)
-            with self._changed:
-                self._pending -= 1
-                self._changed.notify_all()
-
-    def _succeeds(self, task: Callable[[], None], *, quietly: bool) -> bool:
-        try:
-            task()
-        except (QCError, OSError) as error:
-            if not quietly:
-                reason = error.message if isinstance(error, QCError) else str(error.strerror)
-                log.get(role="supervisor").warning("leases not released", reason=reason)
-            return False
-        return True
 
 
 class Supervisor:
