@@ -75,6 +75,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
         *("training/phantom/", "training/evaluation/"),
     ),
     "tests/training/bundling/test_make.py": ("training/bundling/", "model/bundle/"),
+    "tests/training/commands/test_resumption.py": ("training/commands/", "training/train/"),
     "tests/training/crossval/test_run.py": (*_LEARNING, "training/crossval/"),
     "tests/training/evaluation/test_evaluate.py": (*_JUDGING, "training/evaluation/"),
     "tests/training/test_reviewed_samples.py": (
