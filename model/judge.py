@@ -289,7 +289,7 @@ class Judge:
             )
         elif site is not None:
             site_facts = site.facts(view, None)
-        criteria, reasons = self._criteria_and_reasons(
+        quality, criteria, reasons = self._judge_criteria(
             view, quality, prediction, lacks_real_evidence=lacks_real_evidence
         )
         height, width = frame.pixels.shape[:2]
@@ -331,22 +331,22 @@ class Judge:
             ),
         )
 
-    def _criteria_and_reasons(
+    def _judge_criteria(
         self,
         view: View,
         quality: str,
         prediction: RegionPrediction,
         *,
         lacks_real_evidence: bool,
-    ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
-        """The criteria and the reasons, which do not contradict the verdict: a standard view has no
-        reason, and a non-standard one has at least one."""
+    ) -> tuple[str, tuple[Criterion, ...], tuple[Reason, ...]]:
+        """The verdict, criteria and reasons, which do not contradict each other: a standard view has
+        no reason and fails no criterion, and a non-standard one has at least one reason."""
         height, width = prediction.pixels.shape[:2]
         thresholds = self.criteria_thresholds
         measurements = checks.measure(
             view, prediction.detections, width, height, prediction.pixels, thresholds.detectable
         )
-        criteria, reasons = judge_criteria(
+        quality, criteria, reasons = judge_criteria(
             view,
             quality,
             measurements,
@@ -358,7 +358,7 @@ class Judge:
         if quality == NON_STANDARD and not reasons:
             # Costs as much as judging the picture some times more, so only where it is needed.
             reasons = (self._weightiest(prediction),)
-        return criteria, reasons
+        return quality, criteria, reasons
 
     def _weightiest(self, prediction: RegionPrediction) -> Reason:
         return weightiest(

@@ -18,6 +18,7 @@ from model.finding import (
     CRITERION_REASON,
     NON_STANDARD,
     REGION_REASON,
+    REVIEW,
     STANDARD,
     STRUCTURE_REASON,
     Criterion,
@@ -47,10 +48,10 @@ def judge_criteria(
     thresholds: CriteriaThresholds,
     *,
     lacks_real_evidence: bool = False,
-) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
-    """The criteria and the reasons of a verdict, which do not contradict it.
+) -> tuple[str, tuple[Criterion, ...], tuple[Reason, ...]]:
+    """The verdict with its criteria and reasons, which do not contradict it.
 
-    `measurements` are what `checks.measure` made of `detections`; `weak_detections` are these and
+    A standard view that fails a criterion at high certainty is left to a person. `measurements` are what `checks.measure` made of `detections`; `weak_detections` are these and
     all others, however unsure. A view that `lacks_real_evidence` fails no criterion for what was
     not detected: the detector learnt its structures from phantoms. A non-standard view may have no
     reason here: then one is to be found by deletion (`weightiest`).
@@ -63,7 +64,9 @@ def judge_criteria(
         failures = tuple(each for each in failures if each.code not in doubtful)
     if quality == STANDARD:
         criteria = withhold_uncertain(criteria, failures)
-    return criteria, list_reasons(view, quality, failures, detections, thresholds)
+        failures = tuple(each for each in failures if each.is_certain)
+        quality = REVIEW if failures else STANDARD
+    return quality, criteria, list_reasons(view, quality, failures, detections, thresholds)
 
 
 def rests_on_detector(view: View, failure: Failure) -> bool:

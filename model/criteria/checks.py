@@ -317,14 +317,14 @@ def _absence_counts(
 ) -> bool:
     """Whether an undetected structure counts as not visible.
 
-    It does if the detector knows its label, has no trace of it, and detected the view's other
-    structures with enough confidence (`CriteriaThresholds.support`).
+    It does if the detector knows its label, has neither box nor trace of it, and detected the view's
+    other structures with enough confidence (`CriteriaThresholds.support`).
     """
     missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
     if not any(
         thresholds.detectable.issuperset(group)
-        # What is shown, though too unsure for the criterion's own threshold, is no trace.
-        and not any(label in traces and label not in picture.best for label in group)
+        # Nobody may read "not visible" beside a box of it, however unsure.
+        and not any(label in traces or label in picture.best for label in group)
         for group in missing
     ):
         return False

@@ -392,9 +392,10 @@ def _criteria_on_real(facts: Mapping[str, Any]) -> str:
 Real pictures do not tell which criterion they meet. Their boxes fit which structures count as
 visible; the measurements of standard ones say how far an end must lie outside. Each picture judged
 by networks, calibration and thresholds of the other folds or styles; reasons that deletion finds
-come on top. A fault is a criterion or a structure:
+come on top. A fault is a criterion or a structure. What P(standard) calls standard and a criterion
+does not is left to a person:
 
-| pictures | called standard: a criterion not met | called non-standard: a fault named |
+| pictures | standard by P, a criterion not met | called non-standard: a fault named |
 |---|---|---|
 {rows}
 

@@ -79,8 +79,9 @@ class RealPicture:
     def judge(
         self, quality: str, thresholds: CriteriaThresholds
     ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
-        """The criteria and the reasons of this verdict, but for those that deletion finds."""
-        return judge_criteria(
+        """The criteria and the reasons of this verdict, but for those that deletion finds. A standard
+        view that fails a criterion is left to a person."""
+        _, criteria, reasons = judge_criteria(
             self.view,
             quality,
             self.measurements,
@@ -88,6 +89,7 @@ class RealPicture:
             self.weak_detections,
             thresholds,
         )
+        return criteria, reasons
 
 
 def read_real_pictures(folder: Path) -> list[RealPicture]:
