@@ -339,8 +339,8 @@ class Judge:
         *,
         lacks_real_evidence: bool,
     ) -> tuple[str, tuple[Criterion, ...], tuple[Reason, ...]]:
-        """The verdict, criteria and reasons, which do not contradict each other: a standard view has
-        no reason and fails no criterion, and a non-standard one has at least one reason."""
+        """The verdict, criteria and reasons, which do not contradict each other: a standard view
+        fails no criterion and has no reason, and a non-standard one has at least one."""
         height, width = prediction.pixels.shape[:2]
         thresholds = self.criteria_thresholds
         measurements = checks.measure(

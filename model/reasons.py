@@ -51,10 +51,11 @@ def judge_criteria(
 ) -> tuple[str, tuple[Criterion, ...], tuple[Reason, ...]]:
     """The verdict with its criteria and reasons, which do not contradict it.
 
-    A standard view that fails a criterion at high certainty is left to a person. `measurements` are what `checks.measure` made of `detections`; `weak_detections` are these and
-    all others, however unsure. A view that `lacks_real_evidence` fails no criterion for what was
-    not detected: the detector learnt its structures from phantoms. A non-standard view may have no
-    reason here: then one is to be found by deletion (`weightiest`).
+    A standard view that fails a criterion at high certainty is left to a person. `measurements`
+    are what `checks.measure` made of `detections`; `weak_detections` are these and all others,
+    however unsure. A view that `lacks_real_evidence` fails no criterion for what was not detected:
+    the detector learnt its structures from phantoms. A non-standard view may have no reason here:
+    then one is to be found by deletion (`weightiest`).
     """
     criteria = checks.decide(view, detections, weak_detections, measurements, thresholds)
     failures = checks.failures(view, criteria, detections, thresholds)

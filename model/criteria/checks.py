@@ -317,8 +317,8 @@ def _absence_counts(
 ) -> bool:
     """Whether an undetected structure counts as not visible.
 
-    It does if the detector knows its label, has neither box nor trace of it, and detected the view's
-    other structures with enough confidence (`CriteriaThresholds.support`).
+    It does if the detector knows its label, has neither box nor trace of it, and detected the
+    view's other structures with enough confidence (`CriteriaThresholds.support`).
     """
     missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
     if not any(

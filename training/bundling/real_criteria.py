@@ -79,8 +79,7 @@ class RealPicture:
     def judge(
         self, quality: str, thresholds: CriteriaThresholds
     ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
-        """The criteria and the reasons of this verdict, but for those that deletion finds. A standard
-        view that fails a criterion is left to a person."""
+        """The criteria and the reasons of this verdict, but for those that deletion finds."""
         _, criteria, reasons = judge_criteria(
             self.view,
             quality,
