@@ -363,6 +363,9 @@ fi
 former=$(readlink "$BASE/current" 2>/dev/null || true)
 run() { "$SOURCE/deploy/qc-daemon" "$@"; }
 if [ "$former" != "$RELEASE" ] && [ -n "$former" ] && [ -e "$former/complete" ]; then
+  step "what this upgrade will do"
+  QC_PROGRAM="$RELEASE/bin/qc-daemon" run upgrade check --backups "$STATE/backups" \
+    || fail "nothing was changed; what FAILs has to be done first"
   backup=$STATE/backups/before-$(basename "$RELEASE")
   if run db check >/dev/null 2>&1 && [ ! -e "$backup" ]; then
     step "backup of the database: $backup"

@@ -37,7 +37,12 @@ from detector.errors import Flag
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
 from qc_daemon.audit_log_settings import AuditLogSettings, AuditServerSettings
-from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment
+from qc_daemon.settings_problems import (
+    nearest,
+    problems_of,
+    problems_of_environment,
+    without_unknown,
+)
 from qc_daemon.settings_section import Network, Port
 from qc_daemon.settings_section import Section as _Section
 from qc_daemon.web_settings import WebSettings
@@ -748,6 +753,21 @@ def load(path: Path | None = None) -> Settings:
     if problems:
         raise SettingsError(*problems)
     return _resolve(checked(data), base)
+
+
+def load_known(path: Path | None) -> tuple[Settings | None, list[str]]:
+    """Settings as `load`, without those that are unknown, and every problem; None where others
+    are wrong too."""
+    try:
+        return load(path), []
+    except SettingsError as error:
+        problems = list(error.problems)
+    try:
+        data = {} if path is None else without_unknown(Settings, _read(path))
+        base = Path.cwd() if path is None else path.resolve().parent
+        return _resolve(checked(data), base), problems
+    except SettingsError:
+        return None, problems
 
 
 def checked(data: Mapping[str, Any]) -> Settings:

@@ -82,6 +82,25 @@ def problems_of_environment(settings: type[BaseModel], environment: Mapping[str,
     return lines
 
 
+def without_unknown(settings: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables without keys that are no settings."""
+    known = {}
+    for name, value in data.items():
+        field = settings.model_fields.get(name)
+        if field is None:
+            continue
+        section = section_of(field.annotation)
+        if section is not None and isinstance(value, Mapping):
+            value = without_unknown(section, value)
+        elif section is not None and isinstance(value, list):
+            value = [
+                without_unknown(section, each) if isinstance(each, Mapping) else each
+                for each in value
+            ]
+        known[name] = value
+    return known
+
+
 def paths(settings: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Sections and settings by their keys; lists of tables, which have no keys, as themselves."""
     for name, field in settings.model_fields.items():

@@ -47,6 +47,7 @@ from qc_daemon.cli.report_commands import report
 from qc_daemon.cli.result_commands import GATES_HELP, results
 from qc_daemon.cli.review_commands import review
 from qc_daemon.cli.site_commands import site as site_app
+from qc_daemon.cli.upgrade_commands import upgrade
 from qc_daemon.cli.user_commands import user
 from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.spool import private_files
@@ -83,6 +84,7 @@ app.add_typer(acquisition, name="acquisition")
 app.add_typer(audit, name="audit")
 app.add_typer(audit_log, name="audit-log")
 app.add_typer(db, name="db")
+app.add_typer(upgrade, name="upgrade")
 app.add_typer(user, name="user")
 app.command()(report)
 

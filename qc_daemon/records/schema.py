@@ -137,6 +137,26 @@ def describe_revision(revision: str) -> str:
     return revision
 
 
+def migrations_to_come(url: str) -> list[str]:
+    """The revisions that `upgrade` would run, the first one first. Raises QCError STORAGE."""
+    current = revision_of(url)
+    with _scripts() as config:
+        scripts = ScriptDirectory.from_config(config)
+        coming = [each.revision for each in scripts.iterate_revisions("heads", current)]
+    return list(reversed(coming))
+
+
+def size_of(url: str) -> int:
+    """Bytes of the database: of SQLite's files, or as PostgreSQL counts them. Raises QCError."""
+    parsed = parse(url)
+    file = _file(parsed)
+    if file is not None:
+        return sum(each.stat().st_size for each in files_of(file))
+    with storage_errors(parsed), _connect(parsed, read=True) as connection:
+        size = connection.execute(text("SELECT pg_database_size(current_database())"))
+        return int(size.scalar_one())
+
+
 def file_of(url: str) -> Path | None:
     """The SQLite database's file; None for PostgreSQL. Raises QCError STORAGE."""
     return _file(parse(url))

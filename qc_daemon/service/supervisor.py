@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from detector.code_digest import code_digest
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import has_exited, lease_owner
@@ -48,7 +49,7 @@ from qc_daemon.service.roles import (
 from qc_daemon.service.settings_reload import SettingsReload, compare
 from qc_daemon.service.systemd import SystemdNotifier
 from qc_daemon.settings import Settings
-from qc_daemon.spool import private_files, service_lock
+from qc_daemon.spool import private_files, running_services, service_lock
 
 STOP_SECONDS = 30.0
 # A stop waits so long for leases to be released; the next start releases the others.
@@ -72,7 +73,12 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
-    with service_lock.shared(spool.root):
+    with (
+        service_lock.shared(spool.root),
+        running_services.announce(
+            spool.root, version("qc-daemon"), code_digest(), role_names, utc_now()
+        ),
+    ):
         return _serve(settings, role_names, spool, config_path)
 
 
