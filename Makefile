@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
+.PHONY: docs commands licences audit demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -64,6 +64,14 @@ settings: install
 dashboard: install
 	$(BIN)/python -m tools.dashboard
 
+# docs/commands.md from the code.
+commands: install
+	$(BIN)/python -m tools.command_document
+
+# The documents as a site in site/; its pages load nothing from another host.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # docs/events.md from the code.
 events: install
 	$(BIN)/python -m tools.events_document
@@ -96,7 +104,7 @@ lock-cpu:
 	$(BIN)/python -m tools.install_locks --cpu-index $(CPU_INDEX)
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out site
 
 # The default bundle, from the data on; each step resumes or is skipped when its result is there.
 bundle: install
