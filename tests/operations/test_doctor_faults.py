@@ -2,12 +2,14 @@
 
 import json
 import socket
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from pynetdicom import AE, evt
@@ -22,7 +24,7 @@ from qc_daemon.operations.doctor_checks.clock import stamps_ahead
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings, load
-from qc_daemon.spool import service_lock
+from qc_daemon.spool import running_services, service_lock
 from tests.support.accounts import QUICK_HASHER, add_account
 from tests.support.certificates import Authority
 from tests.support.command_line import qc_daemon_here
@@ -227,6 +229,13 @@ def _audit_log_was_spoilt(folder: Path, _stack: ExitStack) -> Settings:
     return settings
 
 
+def _work_runs_without_models(folder: Path, stack: ExitStack) -> Settings:
+    settings = settings_in(folder)
+    stack.enter_context(running_services.announce(settings.store.spool, "1", "a", ["work"], NOW))
+    stack.enter_context(patch.dict(sys.modules, {"torch": None}))
+    return settings
+
+
 def _nobody_saves_it(folder: Path, _stack: ExitStack) -> Settings:
     settings = settings_in(folder)
     receive_one(settings)
@@ -240,6 +249,7 @@ PLANTED: list[tuple[Callable[[Path, ExitStack], Settings], str, str, str]] = [
     (_service_is_not_running, "service", "warn", "start it with qc-daemon serve"),
     (_bundle_is_not_there, "bundle", "FAIL", "see bundle list"),
     (_device_is_not_there, "device", "FAIL", "cuda:7"),
+    (_work_runs_without_models, "device", "FAIL", "install again without --no-models"),
     (_port_is_taken, "receiver", "FAIL", "stop it or change receive.port"),
     (_metrics_port_is_taken, "metrics", "FAIL", "change the host or observe.port"),
     (_web_port_is_taken, "web", "FAIL", "stop it or change web.port"),
@@ -409,10 +419,19 @@ def _with_tls_and_audit_server(folder: Path, stack: ExitStack) -> Settings:
     )
 
 
+def _that_only_receives(folder: Path, stack: ExitStack) -> Settings:
+    """Installed with `--no-models`."""
+    settings = settings_in(folder)
+    stack.enter_context(running_services.announce(settings.store.spool, "1", "a", ["receive"], NOW))
+    stack.enter_context(patch.dict(sys.modules, {"torch": None}))
+    return settings
+
+
 @pytest.mark.parametrize(
     "make",
     [
         _fresh,
+        _that_only_receives,
         _before_a_pacs,
         _running,
         _with_web_archive_and_mail,

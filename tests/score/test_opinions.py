@@ -20,7 +20,7 @@ from model.bundle.bundle import Bundle
 from model.bundle.extend import extend
 from model.finding import REVIEW, Finding
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
-from qc_daemon.operations.part_checks import check_parts
+from qc_daemon.operations.doctor_checks.parts import check_parts
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.store import Store

@@ -1,6 +1,10 @@
 """What a check of `doctor` ends with."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+# So many reasons or destinations are named in one line.
+MAX_PARTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +24,10 @@ class CheckResult:
 
 class NoticeError(Exception):
     """Raised by a check for something that works, but that someone should know."""
+
+
+def first_of(parts: Iterable[str]) -> str:
+    """The first parts of a list, and how many more there are."""
+    every = list(parts)
+    more = len(every) - MAX_PARTS
+    return ", ".join(every[:MAX_PARTS] + ([f"{more} more kinds"] if more > 0 else []))
