@@ -200,6 +200,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("qc_daemon_digests$", "digests {{state}}"),
             ),
         ),
+        Panel(
+            "Audit log: problems, messages that wait",
+            (
+                ("qc_daemon_audit_log_problems$", "problems"),
+                ("qc_daemon_audit_log_waiting$", "{{server}}"),
+            ),
+        ),
+        Panel(
+            "Audit records an hour",
+            (("delta(qc_daemon_audit_log_records$[1h])", "records"),),
+        ),
     ),
 }
 

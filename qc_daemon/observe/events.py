@@ -104,6 +104,9 @@ EVENTS = {
     "audit record not written": "The audit log's disk took no record; what it is of was done.",
     "audit messages not sent": "A server for audit messages is not reached; they wait in the log.",
     "audit messages sent again": "It can be reached again, and gets what waited.",
+    "audit log broken": "The audit log is not as it was written; `audit-log verify` tells where.",
+    "audit log whole": "It is as it was written again.",
+    "audit log not verified": "The audit log's files cannot be read.",
     # receiving
     "object stored": "An object is on disk and in the database; the sender was told success.",
     "object refused": "An object was answered with a failure; the sender keeps it.",

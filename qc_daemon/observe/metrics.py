@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from detector.anatomy import View
 from detector.errors import Flag, QCError
 from qc_daemon.dicom.certificates import earliest_expiry
+from qc_daemon.observe.audit_log_watch import AuditLogState
 from qc_daemon.observe.counters import VERDICTS, SharedCounters, delivery_names, durations
 from qc_daemon.observe.machine_watch import Machine
 from qc_daemon.observe.stored_metrics import StoredMetrics, gauge
@@ -71,6 +72,7 @@ class Service(Collector):
         processes: Callable[[], Sequence[Process]],
         clock: Clock = utc_now,
         machines: Callable[[], Mapping[str, Machine]] = dict,
+        audit_log: Callable[[], AuditLogState] = AuditLogState,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -78,6 +80,7 @@ class Service(Collector):
         self.processes = processes
         self.clock = clock
         self.machines = machines
+        self.audit_log = audit_log
         self._stored = StoredMetrics(settings, store, clock)
         self._heartbeat_at = time.monotonic()
 
@@ -121,6 +124,7 @@ class Service(Collector):
         yield from self._disk()
         yield from self._processes()
         yield from self._certificates()
+        yield from self._audit_log()
 
     def _received(self) -> Iterator[Metric]:
         shared = self.shared
@@ -322,6 +326,23 @@ class Service(Collector):
             except (OSError, ValueError):
                 continue
         yield expiry
+
+    def _audit_log(self) -> Iterator[Metric]:
+        state = self.audit_log()
+        yield gauge("audit_log_records", "Number of the audit log's last record.", state.records)
+        yield gauge(
+            "audit_log_problems",
+            "What is not as it was written in the audit log, when last verified (hourly).",
+            state.problems,
+        )
+        waiting = GaugeMetricFamily(
+            "qc_daemon_audit_log_waiting",
+            "Records that a server for audit messages does not have yet.",
+            labels=["server"],
+        )
+        for server, count in state.waiting.items():
+            waiting.add_metric([server], count)
+        yield waiting
 
     def _certificate_files(self) -> Iterator[tuple[str, Path]]:
         """What each certificate of the settings is for, and its file."""

@@ -25,6 +25,7 @@ from qc_daemon.audit_trail import forwarding
 from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.audit_trail.recorder import record
 from qc_daemon.observe import counters, endpoint, log, metrics
+from qc_daemon.observe.audit_log_watch import AuditLogWatch
 from qc_daemon.observe.machine_watch import MachineWatch
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
 from qc_daemon.receive import AssociationSlots, Spool
@@ -207,6 +208,7 @@ class Supervisor:
         )
         counters.use(self.shared_counters, 0)
         self.machine_watch = MachineWatch(settings, store, clock)
+        self.audit_log_watch = AuditLogWatch(settings)
         self.systemd = SystemdNotifier.from_environment(os.environ)
         self._stop = threading.Event()
         self._at_once = threading.Event()
@@ -227,6 +229,7 @@ class Supervisor:
         if "schedule" in roles:
             # One of several hosts, so that each machine is told of once.
             threading.Thread(target=self.machine_watch.run, args=(self._stop,), daemon=True).start()
+        threading.Thread(target=self.audit_log_watch.run, args=(self._stop,), daemon=True).start()
         forwarding.start(self.settings, self._stop)
         status = DONE
         try:
@@ -444,6 +447,7 @@ class Supervisor:
             self.shared_counters,
             self._processes,
             machines=self.machine_watch.machines,
+            audit_log=self.audit_log_watch.state,
         )
         observe = self.settings.observe
         if observe.port is None:

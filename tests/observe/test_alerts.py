@@ -4,11 +4,12 @@ The metrics are those of the real endpoint before, with and after the fault; pro
 shipped rules on them over ten hours.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -21,6 +22,12 @@ import yaml
 from sqlalchemy import update
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.audit_trail import forwarding, recorder
+from qc_daemon.audit_trail.chain import segments
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.forwarding import Forwarder
+from qc_daemon.audit_trail.recorder import chain_folder, source_of
+from qc_daemon.audit_trail.syslog import SyslogError
 from qc_daemon.dicom.storage_commitment import Reference
 from qc_daemon.observe import counters
 from qc_daemon.observe.counters import SharedCounters
@@ -70,6 +77,7 @@ class Clinic:
                 },
             },
             schedule={"timezone": "UTC"},
+            audit_log={"server": [{"name": "arr", "host": "127.0.0.1"}]},
         ).start()
         # OpenSSL knows only the machine's clock.
         self.now = self.observed.now = datetime.now(UTC)
@@ -339,6 +347,57 @@ def send_digest(clinic: Clinic) -> None:
         digests.mark_sent(session, row.id, clinic.now)
 
 
+def segment(clinic: Clinic) -> Path:
+    return segments(chain_folder(clinic.observed.settings))[0]
+
+
+def tamper(clinic: Clinic) -> None:
+    recorder.record(clinic.observed.settings, AuditKind.START, detail={"roles": "receive"})
+    file = segment(clinic)
+    file.write_bytes(file.read_bytes().replace(b"receive", b"deceive", 1))
+    clinic.observed.audit_log_watch.check()
+
+
+def untamper(clinic: Clinic) -> None:
+    file = segment(clinic)
+    file.write_bytes(file.read_bytes().replace(b"deceive", b"receive", 1))
+    clinic.observed.audit_log_watch.check()
+
+
+class Repository:
+    """An audit record repository that can be away."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        if self.is_away:
+            raise SyslogError("connection refused")
+
+    def close(self) -> None:
+        pass
+
+
+def forward(clinic: Clinic, repository: Repository) -> None:
+    settings = clinic.observed.settings
+    (server,) = settings.audit_log.server
+    forwarder = Forwarder(chain_folder(settings), source_of(settings), server, repository)
+    with contextlib.suppress(SyslogError):
+        forwarder.send_batch()
+
+
+def lose_repository(clinic: Clinic) -> None:
+    forwarding.begin(clinic.observed.settings)
+    recorder.record(clinic.observed.settings, AuditKind.START)
+    forward(clinic, Repository())
+
+
+def reach_repository(clinic: Clinic) -> None:
+    repository = Repository()
+    repository.is_away = False
+    forward(clinic, repository)
+
+
 SCENARIOS = [
     Scenario("Down", lambda c: c.observed.stop(), lambda c: c.observed.start()),
     Scenario("DatabaseDown", lose_database, return_database),
@@ -382,6 +441,8 @@ SCENARIOS = [
     Scenario("Drift", lambda c: c.audit(3, HOUR, "d1"), lambda c: c.audit(4, HOUR)),
     Scenario("AuditOverdue", lambda c: c.audit(5, 40 * HOUR), lambda c: c.audit(6, HOUR)),
     Scenario("DigestsDead", give_up_digest, send_digest),
+    Scenario("AuditLogBroken", tamper, untamper),
+    Scenario("AuditLogNotSent", lose_repository, reach_repository),
 ]
 
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from qc_daemon.observe import counters, endpoint, metrics
+from qc_daemon.observe.audit_log_watch import AuditLogWatch
 from qc_daemon.observe.counters import SharedCounters
 from qc_daemon.observe.machine_watch import Machine
 from qc_daemon.observe.metrics import Process
@@ -54,6 +55,7 @@ class ObservedService:
         return cls(settings, Store(settings.store.url), shared)
 
     def __post_init__(self) -> None:
+        self.audit_log_watch = AuditLogWatch(self.settings)
         self.service = metrics.Service(
             self.settings,
             self.store,
@@ -61,6 +63,7 @@ class ObservedService:
             lambda: self.processes,
             clock=lambda: self.now,
             machines=lambda: self.machines,
+            audit_log=self.audit_log_watch.state,
         )
 
     def start(self) -> "ObservedService":
