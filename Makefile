@@ -99,6 +99,15 @@ deb: install
 sbom: install
 	sh deploy/make_sbom.sh
 
+# Whether all that a host gets may be combined with our licence.
+licences: install
+	$(BIN)/python -m tools.licences
+
+# Known vulnerabilities of what a host gets, from the package index's advisories; docs/advisories.md has what was found.
+audit: install
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	  -r deploy/requirements/service.lock -r deploy/requirements/models.lock
+
 # PyTorch without CUDA, for hosts that have no GPU: the same pair of versions, from PyTorch's own index.
 lock-cpu:
 	$(BIN)/python -m tools.install_locks --cpu-index $(CPU_INDEX)
