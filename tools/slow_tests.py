@@ -70,6 +70,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/report/sr/test_sr_matrix.py": (*_SR, "tests/support/sr_matrix.py"),
     "tests/score/test_wraps.py": ("detector/imaging/", "model/bundles/", "qc_daemon/score/decode"),
     "tests/tools/test_install_locks.py": ("tools/install_locks.py",),
+    "tests/tools/test_site.py": ("docs/", "mkdocs.yml"),
     "tests/training/bundling/test_default_bundle.py": (
         *(*_JUDGING, "detector/imaging/", "model/bundles/"),
         *("training/phantom/", "training/evaluation/"),

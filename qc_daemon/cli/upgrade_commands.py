@@ -38,14 +38,14 @@ def check(
     """
     from qc_daemon.operations.upgrade_check import examine_upgrade
 
-    chosen = parse_format(format)
+    output_format = parse_format(format)
     is_ready, rows = True, []
     for each in examine_upgrade(config, backups):
-        if chosen == "table":
+        if output_format == "table":
             say(f"{each.word:4} {each.name}: {each.message}")
         rows.append({"check": each.name, "result": each.word, "message": each.message})
         is_ready = is_ready and each.is_healthy
-    if chosen != "table":
-        write_list("checks", rows, chosen)
+    if output_format != "table":
+        write_list("checks", rows, output_format)
     if not is_ready:
         raise typer.Exit(console.FAILED)
