@@ -37,7 +37,7 @@ _CODE = (
     *(_SERVICE / "report" / name for name in ("summary/text.py", "summary/words.py")),
     _SERVICE / "report" / "objects" / "overlay.py",
     *sorted((_SERVICE / "audit" / "charts").glob("*.py")),
-    *sorted((_SERVICE / "audit" / "reports").glob("*.py")),
+    *sorted((_SERVICE / "audit" / "reports").rglob("*.py")),
     _SERVICE / "digest" / "message.py",
 )
 

@@ -27,10 +27,10 @@ class Wording:
         return self._t.ngettext(one, several, count)
 
     def decimal(self, value: float | None, digits: int = 2) -> str:
-        """`0.85`, in German `0,85`; a dash for None and what is no number."""
+        """`0.85`, in German `0,85`; a dash for None and what is no number. Zero has no sign."""
         if value is None or value != value:
             return _MISSING
-        text = f"{value:.{digits}f}"
+        text = f"{value:z.{digits}f}"
         return text.replace(".", ",") if self.language == GERMAN else text
 
     def percent(self, share: float | None, digits: int = 0) -> str:

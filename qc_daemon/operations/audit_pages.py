@@ -5,11 +5,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from qc_daemon.audit.reports.bundle import bundle_report
+from qc_daemon.audit.reports.composer import Link
 from qc_daemon.audit.reports.document import Document
 from qc_daemon.audit.reports.facts import PERSON, AuditFacts, Example
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
-from qc_daemon.audit.reports.sections import Link, agreement_section
+from qc_daemon.audit.reports.sections.agreement import agreement_section
 from qc_daemon.language.wording import Wording
 from qc_daemon.operations.audit_reports import (
     ReportPeriod,

@@ -20,12 +20,12 @@ from detector.errors import ErrorCode, QCError
 from detector.plain_text import fold
 from model.bundle.bundle import read_model_id
 from qc_daemon.audit.reports.bundle import bundle_report, change_lines
+from qc_daemon.audit.reports.composer import Composer, Link
 from qc_daemon.audit.reports.document import Document, Picture
 from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
 from qc_daemon.audit.reports.facts import PERSON, SITE, AuditFacts, Example, Subject
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
-from qc_daemon.audit.reports.sections import Composer, Link
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.audit_trail.recorder import enqueue

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from qc_daemon.settings import (
 from tests.support.certificates import Authority
 from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
+from tests.support.webhook_server import WebhookServer, webhook_server
 
 if "QC_REQUIRE_ALL" not in os.environ:
     pytest.importorskip("aiosmtpd")
@@ -321,36 +321,16 @@ def test_who_was_removed_from_the_settings_gets_nothing(lab: Lab) -> None:
     assert lab.states()[ANNA] == ("dead", 2)
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Remembers calls; answers what the server is told to."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.calls.append((dict(self.headers), body))  # type: ignore[attr-defined]
-        answers = self.server.answers  # type: ignore[attr-defined]
-        self.send_response(answers.pop(0) if answers else 204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
 @pytest.fixture
-def hook() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-    server.calls, server.answers = [], []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def hook() -> Iterator[WebhookServer]:
+    with webhook_server() as hook:
+        yield hook
 
 
-def test_a_webhook_is_called_once_and_signed(lab: Lab, hook: Any, tmp_path: Path) -> None:
+def test_a_webhook_is_called_once_and_signed(lab: Lab, hook: WebhookServer, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("top secret\n")
-    address = f"http://127.0.0.1:{hook.server_port}/audits"
     lab.settings.webhook = [
-        WebhookSettings(name="board", url=address, secret=f"file:{tmp_path / 'key'}")
+        WebhookSettings(name="board", url=hook.url, secret=f"file:{tmp_path / 'key'}")
     ]
     hook.answers = [503]
     assert lab.send() == 0
@@ -373,11 +353,10 @@ def test_a_webhook_is_called_once_and_signed(lab: Lab, hook: Any, tmp_path: Path
 
 @pytest.mark.parametrize(("status", "state"), [(404, "dead"), (301, "dead"), (429, "ready")])
 def test_what_a_webhook_answers(
-    lab: Lab, hook: Any, status: int, state: str, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, hook: WebhookServer, status: int, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QC_TEST_HOOK", "key")
-    address = f"http://127.0.0.1:{hook.server_port}/"
-    lab.settings.webhook = [WebhookSettings(name="b", url=address, secret="env:QC_TEST_HOOK")]
+    lab.settings.webhook = [WebhookSettings(name="b", url=hook.url, secret="env:QC_TEST_HOOK")]
     hook.answers = [status]
     assert lab.send() == 0
     assert lab.states() == {"b": (state, 1)}

@@ -4,7 +4,7 @@ Spiegelhalter 2005 (Stat. Med. 24:1185). The limits that are drawn are interpola
 is beyond them was decided by the exact tail and is said by its marker.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +28,7 @@ from qc_daemon.audit.charts.drawing import (
     TEXT,
     Anchor,
     Area,
+    Box,
     Chart,
     Drawing,
     Line,
@@ -92,11 +93,13 @@ def funnel_chart(
     right, top = WIDTH - EDGE, EDGE + 6
     x = Scale(0.0, 1.04 * most, left, right)
     y = Scale(span.low, span.high, top + _PLOT, top)
+    curves = _curves(curve, x, y)
+    benchmark = Line(((left, y(target)), (right, y(target))), Tone.INK, 1.4)
     shapes: list[Shape] = [
         Area(_rectangle(left, top, x(MIN_JUDGED), top + _PLOT), Tone.FAINT),
         *horizontal_grid(y, left, right, w.percent),
-        *_curves(curve, x, y),
-        Line(((left, y(target)), (right, y(target))), Tone.INK, 1.4),
+        *curves,
+        benchmark,
         Line(((left, top), (left, top + _PLOT), (right, top + _PLOT)), Tone.MIDDLE, 1.0),
         *labels_below(
             x,
@@ -117,7 +120,7 @@ def funnel_chart(
     # Marked ones lie on top.
     for unit in sorted(with_images, key=lambda unit: unit.is_marked):
         shapes.append(_marker(unit, x, y, w))
-    shapes += _names(with_images, x, y, (left, top, right), y(target))
+    shapes += _names(with_images, x, y, (left, top, right), [*curves, benchmark])
     entries = _entries(with_images, target, w)
     below = top + _PLOT + 42
     shapes += legend(entries, left, right, below)
@@ -181,13 +184,13 @@ def _names(
     x: Scale,
     y: Scale,
     plot: tuple[float, float, float],
-    benchmark: float,
+    lines: Sequence[Line],
 ) -> list[Text]:
     """The names of marked units beside their markers, where they hide as few others, and as little
-    of the benchmark's line, as can be; one that finds no place is left to the table."""
+    of the lines, as can be; one that finds no place is left to the table."""
     points = [(x(unit.share.n), y(unit.height)) for unit in units]
     marks = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
-    marks.append((plot[0], benchmark - 1, plot[2], benchmark + 1))
+    marks += [box for line in lines for box in _boxes(line)]
     labels: list[Text] = []
     for unit, (px, py) in zip(units, points, strict=True):
         name = shorten(unit.name, TEXT, _LABEL, bold=True) if unit.is_marked else ""
@@ -198,7 +201,7 @@ def _names(
 
 
 def _places(name: str, x: float, y: float) -> list[Text]:
-    """Right of a marker, left of it, above and below."""
+    """Right of a marker, left of it, above and below; then between these."""
     return [
         Text(x + dx, y + dy, name, TEXT, anchor, Tone.ACCENT, bold=True)
         for dx, dy, anchor in (
@@ -206,8 +209,18 @@ def _places(name: str, x: float, y: float) -> list[Text]:
             (-10, 4, Anchor.END),
             (0, -11, Anchor.MIDDLE),
             (0, 20, Anchor.MIDDLE),
+            (6, -9, Anchor.START),
+            (-6, -9, Anchor.END),
+            (6, 18, Anchor.START),
+            (-6, 18, Anchor.END),
         )
     ]
+
+
+def _boxes(line: Line) -> Iterator[Box]:
+    """A box around each piece of a line."""
+    for (x0, y0), (x1, y1) in pairwise(line.points):
+        yield (min(x0, x1), min(y0, y1) - 1, max(x0, x1), max(y0, y1) + 1)
 
 
 def _is_free(label: Text, others: Sequence[Text], plot: tuple[float, float, float]) -> bool:

@@ -46,6 +46,8 @@ from qc_daemon.language.wording import Wording
 _PLOT, _SUM_PLOT = 190.0, 140.0
 _LANE = 18.0
 _DASH = (2.0, 3.0)
+_FINE, _FINE_DIGITS = 0.5, 3
+"""Values that lie within so narrow a span are written with so many digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,14 @@ def control_chart(
     ordered = sorted(points, key=lambda point: point.day)
     if not ordered:
         raise ValueError("a chart needs a point")
-    label: Callable[[float], str] = w.percent if is_share else w.decimal
     values = [point.value for point in ordered]
     values += [v for p in ordered for v in (p.low, p.high, p.centre) if v is not None]
     span = padded(values, 0.1, *((0.0, 1.0) if is_share else (-math.inf, math.inf)))
+    digits = _FINE_DIGITS if span.high - span.low < _FINE else 2
+
+    def label(value: float) -> str:
+        return w.percent(value) if is_share else w.decimal(value, digits)
+
     frame = _Frame.of(ordered[0].day, ordered[-1].day, span, events, label)
     shapes = [
         *_limits(ordered, frame),

@@ -22,7 +22,8 @@ from qc_daemon.audit.reports.document import (
     TableBlock,
 )
 from qc_daemon.audit.reports.facts import AuditFacts
-from qc_daemon.audit.reports.sections import agreement_section, dispute_section
+from qc_daemon.audit.reports.sections.agreement import agreement_section
+from qc_daemon.audit.reports.sections.method import dispute_section
 from qc_daemon.audit.reports.words import Names, criterion_words
 from qc_daemon.audit.statistics.proportions import Proportion
 from qc_daemon.language.wording import Wording

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from qc_daemon.audit.reports import facts
+from qc_daemon.audit.reports import measure_facts
+from qc_daemon.audit.reports.composer import Composer
 from qc_daemon.audit.reports.document import Block, Document, Heading, Paragraph, Picture
-from qc_daemon.audit.reports.sections import Composer
+from qc_daemon.audit.reports.sections.agreement import agreement_section
+from qc_daemon.audit.reports.sections.comparison import comparison_section, devices_section
+from qc_daemon.audit.reports.sections.method import dispute_section, method_section
+from qc_daemon.audit.reports.sections.nuchal import nuchal_section
+from qc_daemon.audit.reports.sections.summary import summary_section
+from qc_daemon.audit.reports.sections.trend import trend_section
+from qc_daemon.audit.reports.sections.views import examples_section, views_section
 
 
 def person_report(
@@ -25,26 +32,35 @@ def person_report(
     pictures may not be shown.
     """
     w, subject = composer.w, composer.subject
-    blocks: list[Block] = [*composer.in_short(), Heading(w.gettext("Own trend"))]
-    trend = list(composer.trend(facts.STANDARD, w.gettext("Standard views by period"), "standard"))
+    blocks: list[Block] = [*summary_section(composer), Heading(w.gettext("Own trend"))]
+    trend = list(
+        trend_section(
+            composer, measure_facts.STANDARD, w.gettext("Standard views by period"), "standard"
+        )
+    )
     blocks += trend or [Paragraph(w.gettext("There are no pictures to draw a trend of."))]
     completeness = list(
-        composer.trend(facts.COMPLETION, w.gettext("Expected views present, by period"), "complete")
+        trend_section(
+            composer,
+            measure_facts.COMPLETION,
+            w.gettext("Expected views present, by period"),
+            "complete",
+        )
     )
     if completeness:
         blocks += [Heading(w.gettext("Completeness, apart from quality")), *completeness]
-    blocks += composer.devices()
-    blocks += composer.among_others(w.gettext("Among all who scan here"))
+    blocks += devices_section(composer)
+    blocks += comparison_section(composer, w.gettext("Among all who scan here"))
     general = [m for m in subject.measures if _is_general(m.kind) and m.n]
     if general:
         blocks += [Heading(w.gettext("Other numbers")), composer.values(general)]
-    blocks += composer.views()
-    blocks += composer.nuchal()
+    blocks += views_section(composer)
+    blocks += nuchal_section(composer)
     if has_examples:
-        blocks += composer.examples(good, instructive, left_out)
-    blocks += composer.agreement()
-    blocks += composer.dispute(example)
-    blocks += composer.method()
+        blocks += examples_section(composer.w, good, instructive, left_out)
+    blocks += agreement_section(composer.audit, composer.w)
+    blocks += dispute_section(composer.w, example)
+    blocks += method_section(composer)
     return document(
         composer,
         w.gettext("Image quality: {name}").format(name=composer.name),
@@ -80,4 +96,4 @@ def document(
 
 
 def _is_general(kind: str) -> bool:
-    return kind in (facts.SCORE, "probability", "seconds-per-view", "trend")
+    return kind in (measure_facts.SCORE, "probability", "seconds-per-view", "trend")

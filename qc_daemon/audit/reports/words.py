@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from detector.anatomy import View
 from model.criteria.faults import FAULTS, capitalise
 from qc_daemon.audit.drift.image_drift import STATISTIC, STATISTIC_WORDS
-from qc_daemon.audit.reports import facts
-from qc_daemon.audit.reports.facts import Drift, Measure
-from qc_daemon.audit.statistics.control_charts import RUN
+from qc_daemon.audit.reports import measure_facts
+from qc_daemon.audit.reports.facts import Drift
+from qc_daemon.audit.reports.measure_facts import Measure
+from qc_daemon.audit.statistics.control_charts import RUN, Rule
 from qc_daemon.language.wording import Wording
 
 _WHOLE = 20
@@ -32,15 +33,15 @@ class Names:
 
 def measure_words(measure: Measure, names: Names, w: Wording) -> str:
     """What a measure counts."""
-    if measure.kind == facts.STANDARD:
+    if measure.kind == measure_facts.STANDARD:
         if measure.code in set(View):
             return names.view(measure.code)
         return w.gettext("Standard views")
-    if measure.kind in (facts.FAILURE, facts.SET_FAILURE):
+    if measure.kind in (measure_facts.FAILURE, measure_facts.SET_FAILURE):
         return criterion_words(measure.code, w)
     return {
-        facts.COMPLETION: w.gettext("Expected views present"),
-        facts.SCORE: w.gettext("Exam score (expected views that are standard)"),
+        measure_facts.COMPLETION: w.gettext("Expected views present"),
+        measure_facts.SCORE: w.gettext("Exam score (expected views that are standard)"),
         "probability": w.gettext("Mean probability of a standard view"),
         "seconds-per-view": w.gettext("Seconds per view"),
         "nt-bias": w.gettext("NT: bias against the curve"),
@@ -57,18 +58,23 @@ def criterion_words(code: str, w: Wording) -> str:
     return code if fault is None else w.gettext(fault.words)
 
 
-def rule_words(rule: str | None, w: Wording) -> str:
-    """The rule that a flag was raised by."""
+def flag_rule_words(rule: str | None, w: Wording) -> str:
+    """The rule that a flag of a measure was raised by."""
     return {
         "false-discovery": w.gettext(
             "exact tail beyond the limit, adjusted for the number of comparisons"
         ),
-        "beyond-limit": w.gettext("a period beyond its control limit"),
-        "eight-on-one-side": w.gettext("{run} periods in a row on one side").format(run=RUN),
+        "beyond-limit": w.gettext("beyond the outer limit, as one of many comparisons may be"),
         "trend": w.gettext("a steady trend over the history"),
-        "cusum": w.gettext("CUSUM beyond its limit"),
-        "set": w.gettext("a criterion that fails in every picture of an exam"),
     }.get(rule or "", rule or "–")
+
+
+def chart_rule_words(rule: str, w: Wording) -> str:
+    """The rule of a control chart that periods break."""
+    return {
+        str(Rule.BEYOND): w.gettext("a period beyond its control limit"),
+        str(Rule.RUN): w.gettext("{run} periods in a row on one side").format(run=RUN),
+    }.get(rule, rule)
 
 
 def flag_words(flag: str | None, w: Wording) -> str:
@@ -93,8 +99,10 @@ def value_words(measure: Measure, w: Wording) -> str:
 
 
 def benchmark_words(measure: Measure, w: Wording) -> str:
-    """What the measure is compared with; a dash for nothing."""
-    return "–" if measure.limits is None else _number(measure, measure.limits.target, w)
+    """What the measure is compared with; a dash for nothing, or where nobody is judged by it."""
+    if measure.limits is None or not measure.is_judged:
+        return "–"
+    return _number(measure, measure.limits.target, w)
 
 
 def range_words(measure: Measure, low: float, high: float, w: Wording) -> str:

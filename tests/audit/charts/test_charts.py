@@ -1,6 +1,7 @@
 """Charts whatever the numbers and names: all marks on the paper, no label on another, valid XML."""
 
 from datetime import date, timedelta
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -12,9 +13,13 @@ from qc_daemon.audit.charts.axes import LegendEntry, legend, line_sample
 from qc_daemon.audit.charts.drawing import (
     SMALL,
     Drawing,
+    Line,
     Marker,
     MarkerShape,
     Text,
+    Tone,
+    overlap,
+    texts,
     write_svg,
 )
 from qc_daemon.audit.charts.funnel import FunnelUnit, funnel_chart
@@ -68,6 +73,21 @@ def test_funnel(
     chart = funnel_chart(dots, target, lambda n: funnel_limits(target, max(1, n)), title, w)
     check_chart(chart)
     assert len(chart.table.rows) == sum(unit.share.n > 0 for unit in dots)
+
+
+def test_a_name_in_a_funnel_stands_on_no_line() -> None:
+    """Its marker lies on an inner limit, which a name to the left would be struck through by."""
+    units = [FunnelUnit(Proportion(600, 1200), "A device with a name", True)]
+    units += [FunnelUnit(Proportion(800, 1200))]
+    limit = funnel_limits(0.529, 1200)
+    chart = funnel_chart(units, 0.529, lambda n: funnel_limits(0.529, n), "Funnel", ENGLISH)
+    assert limit.low_warning == pytest.approx(0.5, abs=0.002)
+    name = next(t for t in texts(chart.drawing.shapes) if t.bold)
+    for line in (each for each in chart.drawing.shapes if isinstance(each, Line)):
+        for (x0, y0), (x1, y1) in pairwise(line.points):
+            is_grid = line.tone is Tone.PALE
+            box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+            assert is_grid or not overlap(name.box, box)
 
 
 @st.composite

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from qc_daemon.audit.reports.composer import Composer
 from qc_daemon.audit.reports.document import Callout, ChartBlock, Document
 from qc_daemon.audit.reports.facts import AuditFacts
 from qc_daemon.audit.reports.html import report_html
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
-from qc_daemon.audit.reports.sections import Composer
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.wording import Wording
 from tests.support.charts import check_chart

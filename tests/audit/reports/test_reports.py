@@ -15,14 +15,15 @@ import pytest
 from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from qc_daemon.audit.charts.drawing import Marker
+from qc_daemon.audit.reports.composer import Composer
 from qc_daemon.audit.reports.document import ChartBlock, Document, Heading, Picture, TableBlock
 from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
-from qc_daemon.audit.reports.facts import AuditFacts, Limits
+from qc_daemon.audit.reports.facts import AuditFacts
 from qc_daemon.audit.reports.html import report_html
+from qc_daemon.audit.reports.measure_facts import Limits
 from qc_daemon.audit.reports.pdf import report_pdf
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
-from qc_daemon.audit.reports.sections import Composer
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.audit.statistics.proportions import funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
@@ -226,6 +227,55 @@ def test_the_mix_of_exams_is_named_only_where_it_brings_the_share_nearer() -> No
     words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
     assert "The mix of exams explains it" not in words
     assert "The mix of exams does not explain it" in words
+
+
+def test_a_note_is_said_with_its_rule_and_calls_nobody() -> None:
+    body = audit_json(COUNTS)
+    standard = body["subjects"][0]["measures"][0]
+    standard |= {"flag": "note", "rule": "beyond-limit"}
+    standard["unadjusted"] = {"p": 0.0001, "flag": "alarm"}
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert "note (beyond the outer limit, as one of many comparisons may be)" in words
+    assert "Nothing in this period calls for a talk" in words
+    assert "What stands above is worth a look, and no more." in words
+    assert "Every share lies where chance" not in words
+    # It is beyond the limit with the mix of exams taken out, too.
+    assert "Without adjustment this would have been called" not in words
+
+
+def test_a_criterion_that_is_flagged_says_what_to_change() -> None:
+    body = audit_json(COUNTS)
+    measures = body["subjects"][0]["measures"]
+    failure = next(each for each in measures if each["name"] == "failure:CRIT-GAIN")
+    failure |= {"flag": "alarm", "rule": "false-discovery"}
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert "What to change: Adjust the overall gain." in words
+
+
+def test_a_measure_that_nobody_is_judged_by_has_no_benchmark_and_says_so() -> None:
+    body = audit_json(COUNTS)
+    measures = body["subjects"][0]["measures"]
+    seconds = next(each for each in measures if each["name"] == "seconds-per-view")
+    seconds |= {"judged": False}
+    document = person_report(composer(body, "person", "p00"), CREATED)
+    rows = [row for b in document.blocks if isinstance(b, TableBlock) for row in b.table.rows]
+    assert next(row for row in rows if row[0] == "Seconds per view")[3:] == ("–", "not judged")
+    few = of_person("p01")
+    assert "not assessable (n below 30)" in report_html(few)
+    assert not any("benchmark" in block.chart.table.columns for block in few.charts())
+
+
+def test_a_history_of_one_period_is_no_chart() -> None:
+    body = audit_json(COUNTS)
+    standard = body["subjects"][0]["measures"][0]
+    del standard["history"][1:]
+    standard |= {"cusum": None, "signals": []}
+    document = person_report(composer(body, "person", "p00"), CREATED)
+    assert "standard" not in {block.name for block in document.charts()}
+    words = Page(report_html(document)).words
+    [week] = standard["history"]
+    assert f"Standard views by period: {week['x']}/{week['n']} = " in words
+    assert "A trend needs more than one period." in words
 
 
 def test_below_thirty_nothing_is_judged_and_pictures_are_shown() -> None:

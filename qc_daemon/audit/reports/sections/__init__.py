@@ -1,0 +1,1 @@
+"""The sections of the reports of persons, devices, sites and exams."""
