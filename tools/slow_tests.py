@@ -33,6 +33,10 @@ _AUDITS = (
 _SR = ("qc_daemon/report/sr/", "qc_daemon/report/exam.py", "qc_daemon/report/equipment.py")
 _FAULTS = (*_RECEIVED, *_QUEUE, "qc_daemon/score/", "tests/support/fault_load.py")
 COVERAGE: dict[str, tuple[str, ...]] = {
+    "tests/audit/reports/test_report_screens.py": (
+        *("qc_daemon/audit/charts/", "qc_daemon/audit/reports/", "qc_daemon/language/"),
+        "tests/support/browser.py",
+    ),
     "tests/audit/test_audit.py": _AUDITS,
     "tests/backup/test_drill.py": (
         *("qc_daemon/backup/", "qc_daemon/spool/", "qc_daemon/records/schema.py", "migrations/"),

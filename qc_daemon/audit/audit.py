@@ -26,7 +26,7 @@ from qc_daemon.audit.drift.image_drift import (
     STATISTIC,
     STATISTIC_WORDS,
 )
-from qc_daemon.audit.measures import KINDS, Frame, Kind, iter_counted
+from qc_daemon.audit.measures import KINDS, Frame, Kind, iter_outcomes
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import NO_READINGS, Readings, agreement_tables
 from qc_daemon.audit.rows import UNDECIDED, BundleKey, Rows
@@ -97,27 +97,27 @@ def make_audit(
     limits = dict[LimitKey, PointLimits]()
     by_kind = {kind: SubjectMeasures() for kind in KINDS}
     everybody = SubjectMeasures()
-    for place, counted in enumerate(iter_counted(frame, window)):
+    for place, outcomes in enumerate(iter_outcomes(frame, window)):
         step(0.4 * place / (12 + 2 * len(rows.criteria)))
-        add_group(everybody, counted)
+        add_group(everybody, outcomes)
         for kind in KINDS:
-            add_shares(by_kind[kind], frame, counted, kind)
+            add_shares(by_kind[kind], frame, outcomes, kind)
     step(0.4)
     for kind in KINDS:
         add_seconds(by_kind[kind], frame, window, kind)
         add_nuchal(by_kind[kind], frame, window, kind, rules.curve, stored, limits)
     step(0.5)
-    trending = add_trends(by_kind["person"], frame)
+    persons_with_trend = add_trends(by_kind["person"], frame)
     for kind in KINDS:
         add_histories(by_kind[kind], frame, kind, stored, limits)
     add_group_history(everybody, frame, stored, limits)
     step(0.7)
-    left_out = np.isin(rows.person, trending)
+    left_out = np.isin(rows.person, persons_with_trend)
     device_drift = drifts(frame, "device", rules.level, left_out, references)
-    moved = [each.subject for each in device_drift if each.is_alarm]
+    drifting = [each.subject for each in device_drift if each.is_alarm]
     # A site is not named for what one of its devices does.
-    of_moved = left_out | np.isin(rows.device, moved)
-    site_drift = drifts(frame, "site", rules.level, of_moved, references)
+    is_of_drifting = left_out | np.isin(rows.device, drifting)
+    site_drift = drifts(frame, "site", rules.level, is_of_drifting, references)
     step(0.9)
     bundle = _bundle_of_most(rows, window)
     version = None if bundle is None else criteria_version(bundle["model_id"])
@@ -218,21 +218,21 @@ def _rules(rules: AuditRules, references: References) -> dict[str, Any]:
 
 def _counts(frame: Frame, window: Bools) -> dict[str, int]:
     rows = frame.rows
-    undecided = window & rows.is_view & (rows.verdict == UNDECIDED)
+    is_undecided = window & rows.is_view & (rows.verdict == UNDECIDED)
     return {
         "findings": int(window.sum()),
         "exams": len(np.unique(rows.exam[window])),
         "reviewed": int((window & rows.is_reviewed).sum()),
         "shared": int((window & (rows.person == -2)).sum()),
         "without_person": int((window & (rows.person == -1)).sum()),
-        "undecided": int(undecided.sum()),
+        "undecided": int(is_undecided.sum()),
         "other": int((window & ~rows.is_view).sum()),
     }
 
 
 def _change(change: ModelChange) -> dict[str, Any]:
     day = date.fromordinal(change.day).isoformat()
-    moved, of = change.devices
+    count, of = change.devices
     cause = "with a new bundle" if change.is_bundle_change else "without a new bundle"
     return {
         "kind": "model",
@@ -246,7 +246,7 @@ def _change(change: ModelChange) -> dict[str, Any]:
         "persons": list(change.persons),
         "bundle_changed": change.is_bundle_change,
         "words": f"the models' answers changed for everybody on {day}, {cause}:"
-        f" {change.shift:+.2f} log odds, on {moved} of {of} devices; no person is called for it",
+        f" {change.shift:+.2f} log odds, on {count} of {of} devices; no person is called for it",
     }
 
 

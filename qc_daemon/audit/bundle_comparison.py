@@ -78,7 +78,7 @@ def compare_bundles(pictures: Sequence[ComparedPicture]) -> dict[str, Any]:
     """The comparison as JSON values. `changes` names each picture whose answers differ, and
     `largest` the finding ids of those whose probability changes most."""
     ordered = sorted(pictures, key=lambda each: each.finding_id)
-    changed = [each for each in ordered if each.is_changed]
+    changed_pictures = [each for each in ordered if each.is_changed]
     devices = sorted({each.device for each in ordered if each.device is not None})
     views = [view for view in VIEWS if any(each.stored.view == view for each in ordered)]
     by_device = {device: [each for each in ordered if each.device == device] for device in devices}
@@ -87,7 +87,7 @@ def compare_bundles(pictures: Sequence[ComparedPicture]) -> dict[str, Any]:
         "counts": {
             "compared": len(ordered),
             "exams": len({each.exam for each in ordered}),
-            "changed": len(changed),
+            "changed": len(changed_pictures),
             "verdicts_changed": sum(e.stored.verdict != e.shadow.verdict for e in ordered),
             "views_changed": sum(e.stored.view != e.shadow.view for e in ordered),
         },
@@ -106,7 +106,7 @@ def compare_bundles(pictures: Sequence[ComparedPicture]) -> dict[str, Any]:
         ),
         "readers": _readers(ordered),
         "largest": _largest(ordered),
-        "changes": [_change(each) for each in changed],
+        "changes": [_change(each) for each in changed_pictures],
     }
 
 
@@ -115,17 +115,17 @@ def _group(pictures: Sequence[ComparedPicture]) -> dict[str, Any]:
     before = [each.stored.verdict for each in pictures]
     after = [each.shadow.verdict for each in pictures]
     table = cross_table(before, after, VERDICTS)
-    decided = [
+    decided_pictures = [
         each
         for each in pictures
         if each.stored.verdict in ANSWERS and each.shadow.verdict in ANSWERS
     ]
-    exams = [each.exam for each in decided]
+    exams = [each.exam for each in decided_pictures]
     stored_only, shadow_only = int(table[0, 1]), int(table[1, 0])
     test = mcnemar(stored_only, shadow_only)
     cells = [
         ANSWERS.index(each.stored.verdict) * 2 + ANSWERS.index(each.shadow.verdict)
-        for each in decided
+        for each in decided_pictures
     ]
     low, high = bootstrap_tables(np.array(cells, np.int64), exams, 4, {"change": _net_change})[
         "change"
@@ -142,17 +142,19 @@ def _group(pictures: Sequence[ComparedPicture]) -> dict[str, Any]:
             "p": rounded(test.p, 12),
         },
         "change": {
-            "n": len(decided),
-            "value": rounded((shadow_only - stored_only) / len(decided)) if decided else None,
+            "n": len(decided_pictures),
+            "value": rounded((shadow_only - stored_only) / len(decided_pictures))
+            if decided_pictures
+            else None,
             "low": rounded(low),
             "high": rounded(high),
         },
         "agreement": agreement_table(
-            [each.stored.verdict for each in decided],
-            [each.shadow.verdict for each in decided],
+            [each.stored.verdict for each in decided_pictures],
+            [each.shadow.verdict for each in decided_pictures],
             exams,
             ANSWERS,
-            len(pictures) - len(decided),
+            len(pictures) - len(decided_pictures),
         ),
     }
 

@@ -31,7 +31,7 @@ _PAUSE = 1800
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
+class Outcomes:
     """A measure's trials (n,): outcomes 0..1 with the place of each trial in `Frame.rows`; a trial
     of an exam has that of its first image. `is_judged`: somebody may be called by it."""
 
@@ -111,7 +111,7 @@ class Frame:
     @cached_property
     def _cells(self) -> tuple[Ints, Cells]:
         rows = self.rows
-        gestation, bmi = (_filled(each, rows.person) for each in (rows.gestation, rows.bmi))
+        gestation, bmi = (_fill_unknown(each, rows.person) for each in (rows.gestation, rows.bmi))
         return make_cells(rows.view, len(rows.views), gestation, bmi)
 
     @property
@@ -124,23 +124,23 @@ class Frame:
         """(n,) The case of each row."""
         return self._cells[0]
 
-    def trials(self, counted: Counted, kind: Kind) -> Trials:
+    def trials(self, outcomes: Outcomes, kind: Kind) -> Trials:
         """The trials with the subjects of a kind: persons are compared on the same devices in the
         same quarter, devices by the same persons."""
-        rows, row = self.rows, counted.row
-        person = self.exam_person[rows.exam[row]] if counted.of_exam else rows.person[row]
+        rows, row = self.rows, outcomes.row
+        person = self.exam_person[rows.exam[row]] if outcomes.of_exam else rows.person[row]
         cell = self.cell[row]
-        if counted.cell_view is not None:
+        if outcomes.cell_view is not None:
             # The trial is about another view than that of the exam's first image.
             per_view = len(self.cells.design) // len(rows.views)
-            cell = cell % per_view + counted.cell_view * per_view
+            cell = cell % per_view + outcomes.cell_view * per_view
         subject = {"person": person, "device": rows.device[row], "site": rows.site[row]}[kind]
         stratum = {
             "person": self.device_quarter[row],
             "device": np.where(person >= 0, person, UNKNOWN),
             "site": np.full(len(row), UNKNOWN),
         }[kind]
-        return Trials(counted.outcome, subject, rows.exam[row], cell, stratum)
+        return Trials(outcomes.outcome, subject, rows.exam[row], cell, stratum)
 
     def names(self, kind: Kind) -> Sequence[str]:
         """The ids of the subjects of a kind, by their codes."""
@@ -151,7 +151,7 @@ class Frame:
         }[kind]
 
 
-def _filled(values: Floats, person: Ints) -> Floats:
+def _fill_unknown(values: Floats, person: Ints) -> Floats:
     """Values that are not known as the person's mean, where enough of hers are: a device that does
     not send them makes no easier cases."""
     known = np.isfinite(values) & (person >= 0)
@@ -164,33 +164,33 @@ def _filled(values: Floats, person: Ints) -> Floats:
     return np.where(np.isnan(values) & enough[place], np.append(mean, np.nan)[place], values)
 
 
-def iter_counted(frame: Frame, is_included: Bools) -> Iterator[Counted]:
+def iter_outcomes(frame: Frame, is_included: Bools) -> Iterator[Outcomes]:
     """The measures of the included rows (n,), one after the other, for they are large."""
     rows = frame.rows
     yield from _exam_measures(frame, is_included)
-    decided = is_included & rows.is_view & (rows.verdict != UNDECIDED)
-    yield standard(frame, decided)
+    is_decided = is_included & rows.is_view & (rows.verdict != UNDECIDED)
+    yield standard(frame, is_decided)
     for view in frame.views:
-        of_view = np.flatnonzero(decided & (rows.view == rows.views.index(view)))
+        of_view = np.flatnonzero(is_decided & (rows.view == rows.views.index(view)))
         outcome = rows.verdict[of_view].astype(float)
-        yield Counted(f"standard:{view}", outcome, of_view, "high", view=view)
+        yield Outcomes(f"standard:{view}", outcome, of_view, "high", view=view)
     scored = np.flatnonzero(is_included & rows.is_view & np.isfinite(rows.probability))
-    yield Counted("probability", rows.probability[scored], scored, "high")
+    yield Outcomes("probability", rows.probability[scored], scored, "high")
     for place, code in enumerate(rows.criteria):
         judged = np.flatnonzero(is_included & ((rows.judged >> place) & 1 == 1))
         outcome = (1 - ((rows.met[judged] >> place) & 1)).astype(float)
-        yield Counted(f"failure:{code}", outcome, judged, "low", criterion=code)
+        yield Outcomes(f"failure:{code}", outcome, judged, "low", criterion=code)
         yield _set_failure(frame, judged, outcome, code)
-    yield from _measuring(frame, is_included)
+    yield from _measuring_outcomes(frame, is_included)
 
 
-def standard(frame: Frame, decided: Bools) -> Counted:
+def standard(frame: Frame, is_decided: Bools) -> Outcomes:
     """Images that are standard among those that a verdict stands for."""
-    row = np.flatnonzero(decided)
-    return Counted("standard", frame.rows.verdict[row].astype(float), row, "high")
+    row = np.flatnonzero(is_decided)
+    return Outcomes("standard", frame.rows.verdict[row].astype(float), row, "high")
 
 
-def _exam_measures(frame: Frame, is_included: Bools) -> Iterator[Counted]:
+def _exam_measures(frame: Frame, is_included: Bools) -> Iterator[Outcomes]:
     """Of each exam and each view that it should have: whether it is there, and whether an image of
     it is standard."""
     rows, codes = frame.rows, frame.view_codes
@@ -209,17 +209,17 @@ def _exam_measures(frame: Frame, is_included: Bools) -> Iterator[Counted]:
     view = np.tile(np.array(codes, np.int64), len(exam))
     for name, outcome in (("completion", present), ("exam-score", good)):
         values = outcome[exam].ravel().astype(float)
-        yield Counted(name, values, row, "high", cell_view=view, of_exam=True)
+        yield Outcomes(name, values, row, "high", cell_view=view, of_exam=True)
 
 
-def _set_failure(frame: Frame, judged: Ints, outcome: Floats, code: str) -> Counted:
+def _set_failure(frame: Frame, judged: Ints, outcome: Floats, code: str) -> Outcomes:
     """Exams with two images or more that the criterion judges, where it fails in all of them."""
     exam = frame.rows.exam[judged]
     n = np.bincount(exam, minlength=frame.exams)
     fails = np.bincount(exam, outcome, minlength=frame.exams)
     several = np.flatnonzero(n >= 2)
     values = (fails[several] == n[several]).astype(float)
-    return Counted(
+    return Outcomes(
         f"set-failure:{code}",
         values,
         frame.first_row[several],
@@ -230,7 +230,7 @@ def _set_failure(frame: Frame, judged: Ints, outcome: Floats, code: str) -> Coun
     )
 
 
-def _measuring(frame: Frame, is_included: Bools) -> Iterator[Counted]:
+def _measuring_outcomes(frame: Frame, is_included: Bools) -> Iterator[Outcomes]:
     """Of exams whose machine reports them: crown-rump lengths within the range, and NT written with
     the digits 0 and 5."""
     rows = frame.rows
@@ -239,7 +239,7 @@ def _measuring(frame: Frame, is_included: Bools) -> Iterator[Counted]:
     low, high = CRL_RANGE
     inside = (rows.crl[with_crl] >= low) & (rows.crl[with_crl] <= high)
     # Which length a fetus has is not the person's doing.
-    yield Counted(
+    yield Outcomes(
         "crl-range", inside.astype(float), with_crl, "high", of_exam=True, is_judged=False
     )
     with_nt = first[np.isfinite(rows.nt[first])]
@@ -247,7 +247,7 @@ def _measuring(frame: Frame, is_included: Bools) -> Iterator[Counted]:
     rounded = np.isin(digit, (0, 5)).astype(float)
     nt = rows.views.index(View.NT)
     cell_view = np.full(len(with_nt), nt)
-    yield Counted(
+    yield Outcomes(
         "nt-digits", rounded, with_nt, "none", view="NT", cell_view=cell_view, of_exam=True
     )
 
@@ -256,14 +256,14 @@ def seconds_per_view(frame: Frame, is_included: Bools) -> tuple[Floats, Ints]:
     """(exams,) Seconds between the images of an exam, on average, and the exam's first row; of
     exams with two images or more that were not interrupted."""
     rows = frame.rows
-    timed = is_included & rows.is_view & (rows.second >= 0)
+    is_timed = is_included & rows.is_view & (rows.second >= 0)
     moment = rows.day * 86_400 + rows.second
     low = np.full(frame.exams, np.iinfo(np.int64).max)
     high = np.full(frame.exams, np.iinfo(np.int64).min)
-    np.minimum.at(low, rows.exam[timed], moment[timed])
-    np.maximum.at(high, rows.exam[timed], moment[timed])
-    n = np.bincount(rows.exam[timed], minlength=frame.exams)
+    np.minimum.at(low, rows.exam[is_timed], moment[is_timed])
+    np.maximum.at(high, rows.exam[is_timed], moment[is_timed])
+    n = np.bincount(rows.exam[is_timed], minlength=frame.exams)
     several = np.flatnonzero(n >= 2)
-    passed = (high[several] - low[several]) / (n[several] - 1)
-    usual = passed <= _PAUSE
-    return passed[usual].astype(float), frame.first_row[several[usual]]
+    seconds = (high[several] - low[several]) / (n[several] - 1)
+    usual = seconds <= _PAUSE
+    return seconds[usual].astype(float), frame.first_row[several[usual]]

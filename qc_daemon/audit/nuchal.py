@@ -47,10 +47,10 @@ def log_multiples(
     if curve is not None:
         return values - curve.median(crl), row
     # Medians of bands of CRL: what a single person measures wrongly moves them little.
-    centred = (crl - 65.0) / 10.0
-    fitted = np.polynomial.polynomial.polyfit(centred, values, 2)
+    scaled_crl = (crl - 65.0) / 10.0
+    coefficients = np.polynomial.polynomial.polyfit(scaled_crl, values, 2)
     for _ in range(5):
-        residual = values - np.polynomial.polynomial.polyval(centred, fitted)
+        residual = values - np.polynomial.polynomial.polyval(scaled_crl, coefficients)
         weight = 1 / np.maximum(np.abs(residual), 0.01)
-        fitted = np.polynomial.polynomial.polyfit(centred, values, 2, w=np.sqrt(weight))
-    return values - np.polynomial.polynomial.polyval(centred, fitted), row
+        coefficients = np.polynomial.polynomial.polyfit(scaled_crl, values, 2, w=np.sqrt(weight))
+    return values - np.polynomial.polynomial.polyval(scaled_crl, coefficients), row

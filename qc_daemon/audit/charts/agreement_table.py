@@ -75,9 +75,9 @@ def agreement_chart(
         inner = ((x, y), (x + column, y), (x + column, y + _ROW), (x, y + _ROW), (x, y))
         shapes.append(Line(inner, Tone.INK, 2.0))
     total = sum(map(sum, counts))
-    agreed = sum(counts[i][i] for i in range(k))
+    agreements = sum(counts[i][i] for i in range(k))
     description = w.gettext("{agreed} of {total} answers agree (framed).").format(
-        agreed=agreed, total=total
+        agreed=agreements, total=total
     )
     table = Table(
         title,

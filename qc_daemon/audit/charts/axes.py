@@ -42,7 +42,7 @@ class Scale:
         return self.start + part * (self.end - self.start)
 
 
-def padded(values: Sequence[float], least: float, floor: float, ceiling: float) -> Scale:
+def padded_scale(values: Sequence[float], least: float, floor: float, ceiling: float) -> Scale:
     """The span of the values with some space around, at least `least` wide and between `floor` and
     `ceiling`; its pixels are to be set."""
     finite = [value for value in values if math.isfinite(value)] or [floor, ceiling]
@@ -85,13 +85,13 @@ def labels_below(
 ) -> Iterator[Shape]:
     """Ticks at y with labels below, each kept between `left` and `right`, and left out where it
     would come too near to the one before."""
-    reached = -math.inf
+    end = -math.inf
     for value, label in places:
         x, half = scale(value), text_width(label, SMALL) / 2
         centre = min(max(x, left + half), right - half)
-        if centre - half < reached + 2 * _GAP:
+        if centre - half < end + 2 * _GAP:
             continue
-        reached = centre + half
+        end = centre + half
         yield Line(((x, y), (x, y + 4)), Tone.MIDDLE, 0.8)
         yield Text(centre, y + 16, label, SMALL, Anchor.MIDDLE, Tone.MIDDLE)
 
@@ -128,7 +128,7 @@ def legend(entries: Sequence[LegendEntry], left: float, right: float, y: float) 
     shapes: list[Shape] = []
     for entry, x, row in _legend_places(entries, left, right):
         middle = y + row * _ROW + _ROW / 2
-        shapes.append(_moved(entry.sample, x + _SAMPLE / 2, middle))
+        shapes.append(_move_to(entry.sample, x + _SAMPLE / 2, middle))
         words = shorten(entry.words, SMALL, right - x - _SAMPLE - _SAMPLE_GAP)
         shapes.append(Text(x + _SAMPLE + _SAMPLE_GAP, middle + 4, words, SMALL))
     return shapes
@@ -163,7 +163,7 @@ def area_sample(tone: Tone = Tone.PALE) -> Area:
     return Area(((-half, -5.0), (half, -5.0), (half, 5.0), (-half, 5.0)), tone)
 
 
-def _moved(sample: Marker | Line | Area, x: float, y: float) -> Shape:
+def _move_to(sample: Marker | Line | Area, x: float, y: float) -> Shape:
     if isinstance(sample, Marker):
         return Marker(x, y, sample.shape, sample.radius, sample.tone)
     points = tuple((x + dx, y + dy) for dx, dy in sample.points)

@@ -20,7 +20,7 @@ from qc_daemon.audit.charts.axes import (
     legend,
     legend_height,
     line_sample,
-    padded,
+    padded_scale,
     ticks,
 )
 from qc_daemon.audit.charts.drawing import (
@@ -88,7 +88,7 @@ def funnel_chart(
     curve = [(n, limits(n)) for n in grid]
     y_values = [unit.height for unit in with_images] + [target]
     y_values += [v for n, each in curve if n >= MIN_JUDGED for v in _all(each)]
-    span = padded(y_values, 0.1, 0.0, 1.0)
+    span = padded_scale(y_values, 0.1, 0.0, 1.0)
     left = left_margin([w.percent(tick) for tick in ticks(span.low, span.high)])
     right, top = WIDTH - EDGE, EDGE + 6
     x = Scale(0.0, 1.04 * most, left, right)
@@ -196,7 +196,7 @@ def _names(
         name = shorten(unit.name, TEXT, _LABEL, bold=True) if unit.is_marked else ""
         places = [label for label in _places(name, px, py) if _is_free(label, labels, plot)]
         if name and places:
-            labels.append(min(places, key=lambda p: sum(overlap(p.box, mark) for mark in marks)))
+            labels.append(min(places, key=lambda p: _overlapped_width(p.box, marks)))
     return labels
 
 
@@ -215,6 +215,14 @@ def _places(name: str, x: float, y: float) -> list[Text]:
             (-6, 18, Anchor.END),
         )
     ]
+
+
+def _overlapped_width(box: Box, others: Sequence[Box]) -> float:
+    """How many pixels across the others overlap the box, all together."""
+    widths = (
+        min(box[2], other[2]) - max(box[0], other[0]) for other in others if overlap(box, other)
+    )
+    return sum(widths)
 
 
 def _boxes(line: Line) -> Iterator[Box]:

@@ -22,7 +22,7 @@ from qc_daemon.audit.charts.axes import (
     legend,
     legend_height,
     line_sample,
-    padded,
+    padded_scale,
     ticks,
 )
 from qc_daemon.audit.charts.drawing import (
@@ -102,7 +102,7 @@ def control_chart(
         raise ValueError("a chart needs a point")
     values = [point.value for point in ordered]
     values += [v for p in ordered for v in (p.low, p.high, p.centre) if v is not None]
-    span = padded(values, 0.1, *((0.0, 1.0) if is_share else (-math.inf, math.inf)))
+    span = padded_scale(values, 0.1, *((0.0, 1.0) if is_share else (-math.inf, math.inf)))
     digits = _FINE_DIGITS if span.high - span.low < _FINE else 2
 
     def label(value: float) -> str:
@@ -177,9 +177,9 @@ def cusum_chart(
             if each > limit
         ]
     shapes += frame.event_marks()
-    crossed = [p.day.isoformat() for p in ordered if max(p.upper, p.lower) > limit]
+    signal_days = [p.day.isoformat() for p in ordered if max(p.upper, p.lower) > limit]
     description = w.gettext("CUSUM with the limit {limit}; beyond it: {days}.").format(
-        limit=label(limit), days=w.join(crossed) or "–"
+        limit=label(limit), days=w.join(signal_days) or "–"
     )
     entries = [
         LegendEntry(line_sample(Tone.ACCENT, 1.6), w.gettext("poorer than expected (upwards)")),
@@ -191,7 +191,7 @@ def cusum_chart(
             line_sample(Tone.MIDDLE, 1.3), w.gettext("limit {limit}").format(limit=label(limit))
         ),
     ]
-    if crossed:
+    if signal_days:
         entries.append(
             LegendEntry(
                 Marker(0, 0, MarkerShape.DIAMOND, 6.0), w.gettext("signal: the sum begins again")

@@ -105,10 +105,10 @@ class StatisticOrBundle:
     own: StatisticSamples
     pictures: BundlePictures
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None:
         """The newest values up to a day against the reference; None for too few of either."""
         if self.own.has_reference(subject, look):
-            return self.own.test(subject, look, moved)
+            return self.own.test(subject, look, drifting)
         newest = self.pictures.newest(subject, look)
         if newest is None or self.own.name in _NOT_COMPARED:
             return None
@@ -127,22 +127,22 @@ class StatisticOrBundle:
             inflation_of(recent - recent.mean(), rows.exam[row]),
             inflation_of(reference - reference.mean(), view.group[is_known]),
         )
-        compared = compare_values(reference, recent, inflation)
+        comparison = compare_values(reference, recent, inflation)
         return DriftTest(
             len(recent),
             len(reference),
-            compared.index,
-            compared.shift,
-            compared.p,
+            comparison.index,
+            comparison.shift,
+            comparison.p,
             before=in_unit(self.own.name, float(reference.mean())),
             after=in_unit(self.own.name, float(recent.mean())),
-            is_relevant=compared.effect >= LEAST_EFFECT,
+            is_relevant=comparison.effect >= LEAST_EFFECT,
             compared_with=BUNDLE,
         )
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None:
         """The day from which on the mean leads away from the subject's own reference, about."""
-        return self.own.begin(subject, moved)
+        return self.own.begin(subject, drifting)
 
     def months(self, subject: int) -> list[Month]:
         """The means of four weeks each, in the statistic's own unit."""
@@ -156,11 +156,11 @@ class EmbeddingsOrBundle:
     own: EmbeddingSamples
     pictures: BundlePictures
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None:
         """The newest embeddings up to a day against the reference; None for too few pictures or
         exams, or embeddings of another size than the bundle's."""
         if self.own.has_reference(subject, look):
-            return self.own.test(subject, look, moved)
+            return self.own.test(subject, look, drifting)
         newest = self.pictures.newest(subject, look)
         if newest is None or newest[0] not in self.pictures.rows.embeddings:
             return None
@@ -178,7 +178,7 @@ class EmbeddingsOrBundle:
         if min(len(np.unique(exam)), len(np.unique(group))) < MIN_EXAMS:
             return None
         recent = embeddings.values[places].astype(np.float32)
-        compared = compare_embeddings(
+        comparison = compare_embeddings(
             reference,
             recent,
             # An exam here is none of the bundle's.
@@ -187,11 +187,11 @@ class EmbeddingsOrBundle:
             seed=int(embeddings.rank[places].min()) % 2**32 + look,
         )
         is_relevant = _effect(reference, recent) >= LEAST_EFFECT
-        return replace(compared, is_relevant=is_relevant, compared_with=BUNDLE)
+        return replace(comparison, is_relevant=is_relevant, compared_with=BUNDLE)
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None:
         """The day from which on embeddings leave the subject's own reference, about."""
-        return self.own.begin(subject, moved)
+        return self.own.begin(subject, drifting)
 
     def months(self, subject: int) -> list[Month]:
         """None: an embedding is no number."""

@@ -103,18 +103,18 @@ class _Search:
         self.variance = float(np.square(sums).sum() / len(value))
         self.step, self.error = _steps(n, total, self.variance)
         # Scores that are all the same have no error, and have not changed.
-        known = np.isfinite(self.step) & (self.error > 0)
-        weight = 1 / np.square(np.where(known, self.error, np.inf))
+        is_known = np.isfinite(self.step) & (self.error > 0)
+        weight = 1 / np.square(np.where(is_known, self.error, np.inf))
         sum_of_weights = np.maximum(weight.sum(axis=0), 1e-12)
-        self.pooled = (np.where(known, self.step, 0.0) * weight).sum(axis=0) / sum_of_weights
+        self.pooled = (np.where(is_known, self.step, 0.0) * weight).sum(axis=0) / sum_of_weights
         self.score = self.pooled * np.sqrt(sum_of_weights)
-        self.has_moved = known & (self.step * np.sign(self.pooled) > 0)
-        counted = np.maximum(known.sum(axis=0), 1)
-        middle = _median(np.where(known, self.step * np.sign(self.pooled), np.nan))
+        self.has_moved = is_known & (self.step * np.sign(self.pooled) > 0)
+        counted = np.maximum(is_known.sum(axis=0), 1)
+        middle = _median(np.where(is_known, self.step * np.sign(self.pooled), np.nan))
         self.is_common = (
             (self.has_moved.sum(axis=0) >= _SHARE_MOVED * counted)
             & (middle >= 0.5 * np.abs(self.pooled))
-            & (known.sum(axis=0) >= min(2, devices))
+            & (is_known.sum(axis=0) >= min(2, devices))
         )
 
     def refine(self, peak: int) -> int:
@@ -174,8 +174,8 @@ def _describe(
     before = (search.day < place) & (search.day >= place - WINDOW)
     after = (search.day >= place) & (search.day < place + WINDOW)
     means = [float(search.value[side].mean()) for side in (before, after)]
-    tried = max(1.0, len(search.score) / _NEAR)
-    p = min(1.0, tried * 2 * float(stats.norm.sf(score)))
+    days_tried = max(1.0, len(search.score) / _NEAR)
+    p = min(1.0, days_tried * 2 * float(stats.norm.sf(score)))
     sign = np.sign(means[1] - means[0])
     return ModelChange(
         day=first + place,
@@ -192,11 +192,11 @@ def _moved(
     subject: Ints, value: Floats, before: Bools, after: Bools, sign: float
 ) -> tuple[int, int]:
     """How many subjects with enough images on both sides moved that way, of how many."""
-    known = subject >= 0
-    size = int(subject.max()) + 1 if known.any() else 0
+    is_known = subject >= 0
+    size = int(subject.max()) + 1 if is_known.any() else 0
     counts: list[Ints] = []
     means: list[Floats] = []
-    for side in (before & known, after & known):
+    for side in (before & is_known, after & is_known):
         n = np.bincount(subject[side], minlength=size)
         counts.append(n)
         means.append(np.bincount(subject[side], value[side], minlength=size) / np.maximum(n, 1))

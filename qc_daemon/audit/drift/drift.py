@@ -88,17 +88,17 @@ class Drift:
     @property
     def needs_calibration(self) -> bool:
         """Whether probabilities of the site no longer mean what they meant."""
-        shifted = self.shift is not None and abs(self.shift) >= LEAST_SHIFT
-        return self.is_alarm and self.feature == "log-odds" and shifted
+        is_shifted = self.shift is not None and abs(self.shift) >= LEAST_SHIFT
+        return self.is_alarm and self.feature == "log-odds" and is_shifted
 
 
-class _Tested(Protocol):
-    """A feature's values, which can be tested; `moved` are subjects that others are not compared
-    with."""
+class _FeatureSamples(Protocol):
+    """A feature's values, which can be tested; `drifting` are subjects that others are not
+    compared with."""
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None: ...
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None: ...
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None: ...
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None: ...
 
     def months(self, subject: int) -> list[Month]: ...
 
@@ -107,44 +107,46 @@ def drifts(
     frame: Frame,
     kind: Kind,
     level: float,
-    left_out: Bools | None = None,
+    is_left_out: Bools | None = None,
     references: References = MappingProxyType({}),
 ) -> list[Drift]:
-    """The drift of each subject and feature; rows (n,) that are `left_out` count for nothing.
+    """The drift of each subject and feature; rows (n,) of `is_left_out` count for nothing.
     `references` are the bundles', by their model ids.
 
     In a second round subjects with an alarm are left out of what the others are compared with.
     """
     subjects = len(frame.names(kind))
-    samples: dict[str, _Tested] = {
-        each: _Samples.of(frame, kind, each, subjects, left_out) for each in FEATURES
+    samples: dict[str, _FeatureSamples] = {
+        each: _Samples.of(frame, kind, each, subjects, is_left_out) for each in FEATURES
     }
-    images = _image_samples(frame, kind, subjects, left_out, references)
+    images = _image_samples(frame, kind, subjects, is_left_out, references)
     tests = _tests(frame, images, subjects, frozenset())
     every = samples | images
     first = _round(
         every, subjects, level, frozenset(), tests | _tests(frame, samples, subjects, frozenset())
     )
     # Whose models' answers moved; the pictures of each are compared with its own.
-    moved = frozenset(each.subject for each in first if each.is_alarm and each.feature in FEATURES)
-    if not moved or len(moved) * 2 > subjects:
+    drifting = frozenset(
+        each.subject for each in first if each.is_alarm and each.feature in FEATURES
+    )
+    if not drifting or len(drifting) * 2 > subjects:
         return first
-    again = _tests(frame, samples, subjects, moved)
-    return _round(every, subjects, level, moved, tests | again)
+    second_tests = _tests(frame, samples, subjects, drifting)
+    return _round(every, subjects, level, drifting, tests | second_tests)
 
 
 def _image_samples(
-    frame: Frame, kind: Kind, subjects: int, left_out: Bools | None, references: References
-) -> dict[str, _Tested]:
-    samples: dict[str, _Tested] = {}
-    every = SubjectRows.of(frame, kind, subjects, left_out)
+    frame: Frame, kind: Kind, subjects: int, is_left_out: Bools | None, references: References
+) -> dict[str, _FeatureSamples]:
+    samples: dict[str, _FeatureSamples] = {}
+    every = SubjectRows.of(frame, kind, subjects, is_left_out)
     pictures = BundlePictures.of(frame.rows, every, references)
     if frame.rows.statistics.shape[1]:
         for feature in STATISTIC_FEATURES:
             own = StatisticSamples.of(frame, feature, every)
             samples[feature] = StatisticOrBundle(own, pictures)
     if frame.rows.embeddings:
-        embeddings = EmbeddingSamples.of(frame, kind, subjects, left_out)
+        embeddings = EmbeddingSamples.of(frame, kind, subjects, is_left_out)
         samples[EMBEDDING] = EmbeddingsOrBundle(embeddings, pictures)
     return samples
 
@@ -162,7 +164,7 @@ class _Samples:
 
     @classmethod
     def of(
-        cls, frame: Frame, kind: Kind, feature: str, subjects: int, left_out: Bools | None
+        cls, frame: Frame, kind: Kind, feature: str, subjects: int, is_left_out: Bools | None
     ) -> "_Samples":
         rows = frame.rows
         column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
@@ -173,8 +175,8 @@ class _Samples:
             "view-probability": rows.view_probability,
         }[feature]
         has_value = rows.is_view & (column >= 0) & np.isfinite(values)
-        if left_out is not None:
-            has_value &= ~left_out
+        if is_left_out is not None:
+            has_value &= ~is_left_out
         row_index = np.flatnonzero(has_value)
         subject, day = column[row_index], rows.day[row_index]
         if not len(row_index):
@@ -190,7 +192,7 @@ class _Samples:
         inflation = max(1.0, float(np.square(sums).sum()) / spread) if spread > 0 else 1.0
         return cls(value, subject, day, np.where(n >= MIN_SAMPLE, n, 0), inflation)
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None:
         """The newest values up to a day against the others'; None for too few of either."""
         reference_n = int(self.reference_n[subject])
         if not reference_n:
@@ -200,7 +202,7 @@ class _Samples:
         if window is None:
             return None
         start, end = window
-        reference = self._reference(subject, int(self.day[own[start]]), look, moved)
+        reference = self._reference(subject, int(self.day[own[start]]), look, drifting)
         if len(reference) < MIN_SAMPLE or reference.min() == reference.max():
             return None
         recent = self.value[own[start:end]]
@@ -221,18 +223,18 @@ class _Samples:
     def _is_own_reference(self) -> bool:
         return int((self.reference_n > 0).sum()) < _FEW_SUBJECTS
 
-    def _reference(self, subject: int, first: int, last: int, moved: frozenset[int]) -> Floats:
+    def _reference(self, subject: int, first: int, last: int, drifting: frozenset[int]) -> Floats:
         has_reference = np.flatnonzero(self.reference_n > 0)
         if self._is_own_reference:
             own = np.flatnonzero(self.subject == subject)
             return self.value[own[: int(self.reference_n[subject])]]
-        others = np.setdiff1d(has_reference, [subject, *moved])
+        others = np.setdiff1d(has_reference, [subject, *drifting])
         inside = (self.day >= first) & (self.day <= last) & np.isin(self.subject, others)
         return self.value[inside]
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None:
         """The day from which on the mean leads away from the reference and from the others'."""
-        values = self.without_common(moved | {subject}, MONTH)
+        values = self.without_common(drifting | {subject}, MONTH)
         own = np.flatnonzero(self.subject == subject)
         return ramp_begin(values.day[own], values.value[own], MIN_SAMPLE)
 
@@ -240,12 +242,12 @@ class _Samples:
         """None: what is left of an answer has no unit that says anything to anybody."""
         return []
 
-    def without_common(self, moved: frozenset[int], month: int) -> "_Samples":
+    def without_common(self, drifting: frozenset[int], month: int) -> "_Samples":
         """The values less what the others' had in the same month."""
         if not len(self.value):
             return self
         block = (self.day - self.day.min()) // month
-        usual = ~np.isin(self.subject, list(moved))
+        usual = ~np.isin(self.subject, list(drifting))
         size = int(block.max()) + 1
         n = np.bincount(block[usual], minlength=size)
         mean = np.bincount(block[usual], self.value[usual], minlength=size) / np.maximum(n, 1)
@@ -254,44 +256,45 @@ class _Samples:
 
 
 def _tests(
-    frame: Frame, samples: Mapping[str, _Tested], subjects: int, moved: frozenset[int]
+    frame: Frame, samples: Mapping[str, _FeatureSamples], subjects: int, drifting: frozenset[int]
 ) -> dict[tuple[int, str], list[DriftTest | None]]:
     """The test of each subject and feature at each look, oldest first."""
     looks = [frame.last_day - STEP * back for back in range(NIGHTS - 1, -1, -1)]
     return {
-        (subject, feature): [each.test(subject, look, moved) for look in looks]
+        (subject, feature): [each.test(subject, look, drifting) for look in looks]
         for subject in range(subjects)
         for feature, each in samples.items()
     }
 
 
 def _round(
-    samples: Mapping[str, _Tested],
+    samples: Mapping[str, _FeatureSamples],
     subjects: int,
     level: float,
-    moved: frozenset[int],
+    drifting: frozenset[int],
     tests: Mapping[tuple[int, str], list[DriftTest | None]],
 ) -> list[Drift]:
     pairs = [(subject, feature) for subject in range(subjects) for feature in samples]
     q_values: dict[tuple[int, str], list[float | None]] = {pair: [] for pair in pairs}
     for night in range(NIGHTS):
-        tested = {pair: test for pair in pairs if (test := tests[pair][night]) is not None}
-        q = adjust([test.p for test in tested.values()]).tolist()
-        adjusted = dict(zip(tested, q, strict=True))
+        test_of = {pair: test for pair in pairs if (test := tests[pair][night]) is not None}
+        q = adjust([test.p for test in test_of.values()]).tolist()
+        adjusted = dict(zip(test_of, q, strict=True))
         for pair in pairs:
             q_values[pair].append(adjusted.get(pair))
     return [
-        _drift(pair, samples[pair[1]], tests[pair], q_values[pair], level, moved) for pair in pairs
+        _drift(pair, samples[pair[1]], tests[pair], q_values[pair], level, drifting)
+        for pair in pairs
     ]
 
 
 def _drift(
     pair: tuple[int, str],
-    samples: _Tested,
+    samples: _FeatureSamples,
     tests: list[DriftTest | None],
     q_values: list[float | None],
     level: float,
-    moved: frozenset[int],
+    drifting: frozenset[int],
 ) -> Drift:
     subject, feature = pair
     nights = tuple(
@@ -312,7 +315,7 @@ def _drift(
         p=None if newest is None else newest.p,
         q=q_values[-1],
         nights=nights,
-        since=samples.begin(subject, moved) if any(nights) and not is_of_bundle else None,
+        since=samples.begin(subject, drifting) if any(nights) and not is_of_bundle else None,
         before=None if newest is None else newest.before,
         after=None if newest is None else newest.after,
         energy=None if newest is None else newest.energy,

@@ -83,12 +83,14 @@ class SubjectRows:
     starts: Ints
 
     @classmethod
-    def of(cls, frame: Frame, kind: Kind, subjects: int, left_out: Bools | None) -> "SubjectRows":
+    def of(
+        cls, frame: Frame, kind: Kind, subjects: int, is_left_out: Bools | None
+    ) -> "SubjectRows":
         rows = frame.rows
         column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
         usual = rows.is_view & (column >= 0)
-        if left_out is not None:
-            usual &= ~left_out
+        if is_left_out is not None:
+            usual &= ~is_left_out
         row = np.flatnonzero(usual)
         row = row[np.argsort(column[row], kind="stable")]
         return cls._at(row, column[row], rows.day[row], subjects)
@@ -151,7 +153,7 @@ class StatisticSamples:
         """Whether the subject's own reference is over on a day."""
         return bool(self.reference_n[subject]) and look >= int(self.ends[subject])
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None:
         """The newest values up to a day against the subject's reference; None for too few."""
         own = slice(int(self.starts[subject]), int(self.starts[subject + 1]))
         n = int(self.reference_n[subject])
@@ -159,19 +161,19 @@ class StatisticSamples:
         if window is None:
             return None
         reference, recent = self.value[own][:n], self.value[own][slice(*window)]
-        compared = compare_values(reference, recent, self.inflation)
+        comparison = compare_values(reference, recent, self.inflation)
         return DriftTest(
             len(recent),
             len(reference),
-            compared.index,
-            compared.shift,
-            compared.p,
+            comparison.index,
+            comparison.shift,
+            comparison.p,
             before=in_unit(self.name, float(self.before[subject])),
-            after=in_unit(self.name, float(self.before[subject]) + compared.shift),
-            is_relevant=compared.effect >= LEAST_EFFECT,
+            after=in_unit(self.name, float(self.before[subject]) + comparison.shift),
+            is_relevant=comparison.effect >= LEAST_EFFECT,
         )
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None:
         """The day from which on the mean leads away from the reference, about."""
         own = slice(int(self.starts[subject]), int(self.starts[subject + 1]))
         return ramp_begin(self.day[own], self.value[own], MIN_SAMPLE)
@@ -286,7 +288,7 @@ class EmbeddingSamples:
 
     @classmethod
     def of(
-        cls, frame: Frame, kind: Kind, subjects: int, left_out: Bools | None
+        cls, frame: Frame, kind: Kind, subjects: int, is_left_out: Bools | None
     ) -> "EmbeddingSamples":
         rows = frame.rows
         column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
@@ -294,8 +296,8 @@ class EmbeddingSamples:
         newest = np.full(subjects, -1)
         for embeddings in rows.embeddings.values():
             usual = rows.is_view[embeddings.row] & (column[embeddings.row] >= 0)
-            if left_out is not None:
-                usual &= ~left_out[embeddings.row]
+            if is_left_out is not None:
+                usual &= ~is_left_out[embeddings.row]
             subject = np.where(usual, column[embeddings.row], -1)
             centred = _centred(frame, embeddings)
             for each in range(subjects):
@@ -310,7 +312,7 @@ class EmbeddingSamples:
         own = self.by_subject.get(subject)
         return own is not None and bool(own.reference_n) and look >= own.end
 
-    def test(self, subject: int, look: int, moved: frozenset[int]) -> DriftTest | None:
+    def test(self, subject: int, look: int, drifting: frozenset[int]) -> DriftTest | None:
         """The newest embeddings up to a day against the subject's reference: unbiased MMD^2 and
         energy distance; None for too few pictures or exams."""
         sides = self._sides(subject, look)
@@ -326,7 +328,7 @@ class EmbeddingSamples:
             seed=int(own.rank[reference].min()) % 2**32 + look,
         )
 
-    def begin(self, subject: int, moved: frozenset[int]) -> int | None:
+    def begin(self, subject: int, drifting: frozenset[int]) -> int | None:
         """The day from which on embeddings leave the reference, about: along the line from its
         mean to that of the newest."""
         own = self.by_subject[subject]
@@ -366,14 +368,14 @@ def compare_embeddings(
 ) -> DriftTest:
     """Embeddings (n, d) and (m, d) of these exams: unbiased MMD^2 and energy distance, each with
     half of the chance to err."""
-    compared = compare_samples(reference, recent, reference_exam, recent_exam, seed=seed)
+    comparison = compare_samples(reference, recent, reference_exam, recent_exam, seed=seed)
     return DriftTest(
         len(recent),
         len(reference),
-        compared.discrepancy,
+        comparison.discrepancy,
         None,
-        p=min(1.0, 2 * min(compared.discrepancy_p, compared.energy_p)),
-        energy=compared.energy,
+        p=min(1.0, 2 * min(comparison.discrepancy_p, comparison.energy_p)),
+        energy=comparison.energy,
     )
 
 

@@ -230,10 +230,10 @@ def _left_out(left_out: Mapping[str, Any], w: Wording) -> Iterator[Block]:
     yield Items(
         tuple(f"{each['n']}: {each['code']} ({each['reason']})" for each in left_out["counts"])
     )
-    numbers = ", ".join(str(each["finding_id"]) for each in left_out["pictures"][:_NAMED])
-    more = "" if left_out["n"] <= _NAMED else " …"
+    numbers = ", ".join(str(each["finding_id"]) for each in left_out["pictures"][:_MOST_NAMED])
+    more = "" if left_out["n"] <= _MOST_NAMED else " …"
     yield Paragraph(f"{w.gettext('Finding')}: {numbers}{more}", is_small=True)
 
 
-_NAMED = 50
+_MOST_NAMED = 50
 """So many findings are named; audit show has them all."""

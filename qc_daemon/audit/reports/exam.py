@@ -61,10 +61,10 @@ def exam_report(
     names: Names,
     w: Wording,
     audit: AuditFacts | None = None,
-    shown: Sequence[Picture] = (),
-    learnt_from: Sequence[Picture] = (),
+    good: Sequence[Picture] = (),
+    instructive: Sequence[Picture] = (),
 ) -> Document:
-    """What is known of the exam's pictures. `shown` are good ones, `learnt_from` instructive ones;
+    """What is known of the exam's pictures. `good` and `instructive` ones are shown;
     the newest audit says how far the models agree with human readers."""
     assessed = [p for p in exam.pictures if p.view != View.OTHER]
     missing = [view for view in expected if all(p.view != view for p in assessed)]
@@ -91,10 +91,10 @@ def exam_report(
             )
         )
     blocks += _criteria(assessed, w)
-    if shown:
-        blocks += [Heading(w.gettext("Good pictures")), Pictures(tuple(shown))]
-    if learnt_from:
-        blocks += [Heading(w.gettext("Pictures to learn from")), Pictures(tuple(learnt_from))]
+    if good:
+        blocks += [Heading(w.gettext("Good pictures")), Pictures(tuple(good))]
+    if instructive:
+        blocks += [Heading(w.gettext("Pictures to learn from")), Pictures(tuple(instructive))]
     if audit is not None:
         blocks += agreement_section(audit, w)
     first = next((p.finding_id for p in assessed if p.verdict != STANDARD), None)
@@ -165,8 +165,8 @@ def _row(
     elif best.probability is not None:
         words = f"{words} ({w.percent(best.probability)})"
     standard = sum(picture.verdict == STANDARD for picture in of_view)
-    counted = f"{standard}/{len(of_view)}"
-    return names.view(code), str(len(of_view)), counted, words, str(best.finding_id)
+    count = f"{standard}/{len(of_view)}"
+    return names.view(code), str(len(of_view)), count, words, str(best.finding_id)
 
 
 def _criteria(pictures: Sequence[ExamPicture], w: Wording) -> list[Block]:

@@ -141,9 +141,9 @@ class _Sheet(MixedFontPDF):
         if tables:
             self._heading(self.document.numbers, 20.0)
         for table in tables:
-            self._table(self._folded(table))
+            self._table(self._fold(table))
 
-    def _folded(self, table: Table) -> Table:
+    def _fold(self, table: Table) -> Table:
         """A long and narrow table with its second half beside the first."""
         if len(table.rows) < _FOLDED_ROWS or 2 * sum(self._natural(table)) + 10 > self.epw:
             return table
@@ -315,9 +315,9 @@ class _Sheet(MixedFontPDF):
         limit, low = max(natural), room / len(natural)
         while sum(min(width, limit) for width in natural) > room and limit > low:
             limit = max(low, limit - 1.0)
-        fitted = [min(width, limit) for width in natural]
-        factor = min(1.0, room / sum(fitted))
-        return [width * factor for width in fitted]
+        widths = [min(width, limit) for width in natural]
+        factor = min(1.0, room / sum(widths))
+        return [width * factor for width in widths]
 
     def _natural(self, table: Table) -> list[float]:
         """The columns' widths where no cell is broken, with a gap."""

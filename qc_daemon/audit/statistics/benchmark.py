@@ -226,8 +226,8 @@ def _compare(trials: Trials, subjects: int, cells: Cells, is_reference: Bools) -
     scale = _scale(trials, residual - _own_mean(residual, subject, subjects), chance, has_subject)
     variance = scale * (safe + np.bincount(subject, extra, minlength=subjects + 1)[:subjects])
     error = np.where(has_effect, np.sqrt(variance) / safe, np.nan)
-    judged = has_effect & (n_of >= MIN_JUDGED)
-    between = np.sqrt(between_variance(effect[judged], error[judged]))
+    is_judged = has_effect & (n_of >= MIN_JUDGED)
+    between = np.sqrt(between_variance(effect[is_judged], error[is_judged]))
     return Comparison(
         x=x,
         n=n_of,
@@ -287,8 +287,8 @@ def _table(rows: Ints, columns: Ints, n: int, m: int, weights: Floats | None = N
 
 def _fit(design: Floats, x: Floats, n: Floats, start: Floats | None) -> Floats:
     """Coefficients of the logistic regression of x successes of n (cells,), a little shrunken."""
-    used = n > 0
-    a, x, n = design[used], x[used], n[used]
+    has_trials = n > 0
+    a, x, n = design[has_trials], x[has_trials], n[has_trials]
     beta = np.zeros(design.shape[1]) if start is None else start.copy()
     if start is None and n.sum():
         beta[0] = logit(np.clip(x.sum() / n.sum(), _TINY, 1 - _TINY))
@@ -321,12 +321,12 @@ def _strata(
     strata = int(trials.stratum.max()) + 1
     has_stratum = trials.stratum >= 0
     stratum = np.where(has_stratum, trials.stratum, 0)
-    counted = has_stratum & reference
-    w_all = np.bincount(stratum[counted], weight[counted], minlength=strata)
-    s_all = np.bincount(stratum[counted], residual[counted], minlength=strata)
+    is_counted = has_stratum & reference
+    w_all = np.bincount(stratum[is_counted], weight[is_counted], minlength=strata)
+    s_all = np.bincount(stratum[is_counted], residual[is_counted], minlength=strata)
     unique, inverse = np.unique(subject * strata + stratum, return_inverse=True)
-    w_own = np.bincount(inverse[counted], weight[counted], minlength=len(unique))
-    s_own = np.bincount(inverse[counted], residual[counted], minlength=len(unique))
+    w_own = np.bincount(inverse[is_counted], weight[is_counted], minlength=len(unique))
+    s_own = np.bincount(inverse[is_counted], residual[is_counted], minlength=len(unique))
     place = unique % strata
     # Nobody leaves nobody's images out.
     is_own = unique // strata < subjects
@@ -408,6 +408,6 @@ def _compare_means(
     within = values - _own_mean(values, subject, subjects)
     deviation = float(np.sqrt(np.square(within).sum() / max(1, len(values) - subjects)))
     error = deviation * np.sqrt(1 / safe + 1 / np.maximum(others_n, 1))
-    judged = np.isfinite(effect) & (n >= MIN_JUDGED)
-    between = float(np.sqrt(between_variance(effect[judged], error[judged])))
+    is_judged = np.isfinite(effect) & (n >= MIN_JUDGED)
+    between = float(np.sqrt(between_variance(effect[is_judged], error[is_judged])))
     return effect, error, n, between

@@ -98,7 +98,7 @@ def p_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike, target: float | None = 
 
     Raises ValueError where a size is 0 or below its count, or the target is no share.
     """
-    x, n = _counted(counts, sizes)
+    x, n = _counts_and_sizes(counts, sizes)
     centre = float(x.sum() / n.sum()) if target is None else target
     if not 0 <= centre <= 1:
         raise ValueError(f"a target of {centre} is no share")
@@ -110,7 +110,7 @@ def p_prime_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> Chart:
     """p' chart: as `p_chart`, with limits that also hold the variation between periods, from the
     mean moving range of the scores. Raises ValueError as `p_chart`, and for fewer than two
     periods."""
-    x, n = _counted(counts, sizes)
+    x, n = _counts_and_sizes(counts, sizes)
     if len(x) < 2:
         raise ValueError("two periods at least are needed to say how they vary")
     centre = float(x.sum() / n.sum())
@@ -221,9 +221,9 @@ def average_run_length(
     `states` of the sum (Knoth et al. 2019); infinite where the sum never rises. Risks are drawn
     from the (n,) given ones; failures happen at `true_ratio` times their odds."""
     p = np.asarray(risks, float)
-    failing = expit(logit(p) + np.log(true_ratio))
+    failure_risks = expit(logit(p) + np.log(true_ratio))
     steps = np.concatenate([risk_adjusted_weights(np.full(len(p), y), p, ratio) for y in (1, 0)])
-    masses = np.concatenate((failing, 1 - failing)) / len(p)
+    masses = np.concatenate((failure_risks, 1 - failure_risks)) / len(p)
     if not (steps[masses > 0] > 0).any():
         return float("inf")
     width = 2 * limit / (2 * states - 1)
@@ -272,7 +272,7 @@ def _sum_up(steps: Floats) -> Floats:
     return np.array(list(sums)[1:], float)
 
 
-def _counted(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> tuple[Floats, Floats]:
+def _counts_and_sizes(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> tuple[Floats, Floats]:
     x, n = np.asarray(counts, float), np.asarray(sizes, float)
     x, n = np.broadcast_arrays(x, n)
     if not len(x) or (n <= 0).any():

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 BINS = 10
 PERMUTATIONS = 400
-_COUNTED = 10
+_ENOUGH_LARGER = 10
 """So many permuted distances beyond the observed one say its p-value well enough."""
 _LEAST_P = 1e-12
 MIN_SAMPLE = 200
@@ -160,7 +160,7 @@ def _permutation_p_value(distances: Floats) -> float:
     observed, permuted = float(distances[0]), distances[1:]
     larger = int((permuted >= observed).sum())
     spread = float(permuted.std(ddof=1)) if len(permuted) > 1 else 0.0
-    if larger >= _COUNTED or spread <= 0:
+    if larger >= _ENOUGH_LARGER or spread <= 0:
         return (1 + larger) / (1 + len(permuted))
     skewness = max(0.0, float(stats.skew(permuted)))
     score = (observed - float(permuted.mean())) / spread

@@ -39,16 +39,16 @@ def trends(trials: Trials, comparison: Comparison, day: Ints, subjects: int) -> 
     information = np.bincount(subject, weight * np.square(away), minlength=subjects)
     n = np.bincount(subject, minlength=subjects)
     span = _spans(years, subject, subjects)
-    known = (n >= 2 * MIN_JUDGED) & (span >= LEAST_DAYS / YEAR) & (information > 0)
-    safe = np.where(known, information, 1.0)
+    is_known = (n >= 2 * MIN_JUDGED) & (span >= LEAST_DAYS / YEAR) & (information > 0)
+    safe = np.where(is_known, information, 1.0)
     slope = np.where(
-        known, np.bincount(subject, residual * away, minlength=subjects) / safe, np.nan
+        is_known, np.bincount(subject, residual * away, minlength=subjects) / safe, np.nan
     )
-    error = np.where(known, np.sqrt(max(comparison.scale, 0.1) / safe), np.nan)
-    between = between_variance(slope[known], error[known])
+    error = np.where(is_known, np.sqrt(max(comparison.scale, 0.1) / safe), np.nan)
+    between = between_variance(slope[is_known], error[is_known])
     with np.errstate(invalid="ignore"):
         p = 2 * stats.norm.sf(np.abs(slope) / np.sqrt(np.square(error) + between))
-    return Trends(slope, error, n, np.where(known, p, np.nan))
+    return Trends(slope, error, n, np.where(is_known, p, np.nan))
 
 
 def _spans(years: Floats, subject: Ints, subjects: int) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.measures import Counted, Frame, Kind, iter_counted, standard
+from qc_daemon.audit.measures import Frame, Kind, Outcomes, iter_outcomes, standard
 from qc_daemon.audit.rows import UNDECIDED
 from qc_daemon.audit.statistics.benchmark import Floats, Ints, Trials, compare
 from qc_daemon.audit.statistics.control_charts import (
@@ -60,15 +60,15 @@ def add_histories(
 ) -> None:
     """Add the weeks of the measures that have a history, and the CUSUM of persons."""
     names = frame.names(kind)
-    for counted in _history_measures(frame):
-        trials = frame.trials(counted, kind)
-        day = frame.rows.day[counted.row]
+    for outcomes in _history_measures(frame):
+        trials = frame.trials(outcomes, kind)
+        day = frame.rows.day[outcomes.row]
         order = np.argsort(trials.subject, kind="stable")
         ends = np.searchsorted(trials.subject[order], np.arange(len(names) + 1))
-        cusums = _cusums(frame, counted, trials) if _has_cusum(counted, kind) else None
+        cusums = _cusums(frame, outcomes, trials) if _has_cusum(outcomes, kind) else None
         for subject in measures.by_subject:
             own = order[ends[subject] : ends[subject + 1]]
-            measure = measures.by_subject[subject].get(counted.name)
+            measure = measures.by_subject[subject].get(outcomes.name)
             if measure is None:
                 continue
             points = share_points(*complete_weeks(trials.outcome[own], day[own], frame))
@@ -85,24 +85,24 @@ def add_group_history(
     everybody: SubjectMeasures, frame: Frame, stored: Limits, limits: dict[LimitKey, PointLimits]
 ) -> None:
     """Add the weeks of all subjects together."""
-    for counted in _history_measures(frame):
-        measure = everybody.by_subject.get(0, {}).get(counted.name)
+    for outcomes in _history_measures(frame):
+        measure = everybody.by_subject.get(0, {}).get(outcomes.name)
         if measure is not None:
-            day = frame.rows.day[counted.row]
-            points = share_points(*complete_weeks(counted.outcome, day, frame))
+            day = frame.rows.day[outcomes.row]
+            points = share_points(*complete_weeks(outcomes.outcome, day, frame))
             set_history(measure, points, frame, ("group", ""), stored, limits)
 
 
 def add_trends(measures: SubjectMeasures, frame: Frame) -> list[int]:
     """The trend of each person over the whole history; returns those who have one."""
     rows = frame.rows
-    counted = standard(frame, rows.is_view & (rows.verdict != UNDECIDED))
+    outcomes = standard(frame, rows.is_view & (rows.verdict != UNDECIDED))
     subjects = len(rows.persons)
-    if not subjects or not len(counted.row):
+    if not subjects or not len(outcomes.row):
         return []
-    trials = frame.trials(counted, "person")
+    trials = frame.trials(outcomes, "person")
     comparison = compare(trials, subjects, frame.cells)
-    result = trends(trials, comparison, rows.day[counted.row], subjects)
+    result = trends(trials, comparison, rows.day[outcomes.row], subjects)
     z = float(stats.norm.ppf(1 - WARNING))
     for subject in np.flatnonzero(result.n).tolist():
         slope, error = float(result.slope[subject]), float(result.error[subject])
@@ -209,17 +209,17 @@ def weekly_ewma(values: Floats, day: Ints, own: Floats, target: float) -> dict[s
     }
 
 
-def _history_measures(frame: Frame) -> Iterable[Counted]:
+def _history_measures(frame: Frame) -> Iterable[Outcomes]:
     every = np.ones(len(frame.rows), bool)
-    for counted in iter_counted(frame, every):
-        if counted.name in WITH_HISTORY:
-            yield counted
-        if counted.name == "standard":
+    for outcomes in iter_outcomes(frame, every):
+        if outcomes.name in WITH_HISTORY:
+            yield outcomes
+        if outcomes.name == "standard":
             return
 
 
-def _has_cusum(counted: Counted, kind: Kind) -> bool:
-    return counted.name == "standard" and kind == "person"
+def _has_cusum(outcomes: Outcomes, kind: Kind) -> bool:
+    return outcomes.name == "standard" and kind == "person"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,17 +252,17 @@ def _sums_by_week(weights: Floats, last: Sequence[int], limit: float) -> list[fl
     """The sum after each place of `last`, or what passed the limit since the one before."""
     by_week, total, start = list[float](), 0.0, 0
     for end in last:
-        passed = None
+        signal = None
         for weight in weights[start : end + 1].tolist():
             total = max(0.0, total + weight)
             if total > limit:
-                passed, total = total, 0.0
-        by_week.append(total if passed is None else passed)
+                signal, total = total, 0.0
+        by_week.append(total if signal is None else signal)
         start = end + 1
     return by_week
 
 
-def _cusums(frame: Frame, counted: Counted, trials: Trials) -> _Cusums | None:
+def _cusums(frame: Frame, outcomes: Outcomes, trials: Trials) -> _Cusums | None:
     """Risk-adjusted CUSUMs (Steiner 2000): the risk is what others would have had of the case, on
     the device in that quarter."""
     subjects = len(frame.names("person"))
@@ -272,9 +272,9 @@ def _cusums(frame: Frame, counted: Counted, trials: Trials) -> _Cusums | None:
         return None
     sample = np.quantile(risk, np.linspace(0.01, 0.99, 50))
     limit = limit_for_run_length(sample, CUSUM_RATIO, CUSUM_RUN_LENGTH, states=100)
-    failed = 1 - trials.outcome
+    failures = 1 - trials.outcome
     return _Cusums(
-        risk_adjusted_weights(failed, risk, CUSUM_RATIO),
-        risk_adjusted_weights(failed, risk, 1 / CUSUM_RATIO),
+        risk_adjusted_weights(failures, risk, CUSUM_RATIO),
+        risk_adjusted_weights(failures, risk, 1 / CUSUM_RATIO),
         limit,
     )

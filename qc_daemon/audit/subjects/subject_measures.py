@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from qc_daemon.audit.measures import Counted, Frame, Kind, seconds_per_view
+from qc_daemon.audit.measures import Frame, Kind, Outcomes, seconds_per_view
 from qc_daemon.audit.statistics.benchmark import Bools, Comparison, Ints, compare
 from qc_daemon.audit.statistics.history import count, rounded, wilson
 from qc_daemon.audit.statistics.proportions import (
@@ -74,33 +74,35 @@ def new_measure(
     }
 
 
-def add_group(everybody: SubjectMeasures, counted: Counted) -> None:
+def add_group(everybody: SubjectMeasures, outcomes: Outcomes) -> None:
     """Add what is counted of all subjects together, as subject 0."""
-    if len(counted.outcome):
-        everybody.add(0, share_measure(counted, float(counted.outcome.sum()), len(counted.outcome)))
+    if len(outcomes.outcome):
+        everybody.add(
+            0, share_measure(outcomes, float(outcomes.outcome.sum()), len(outcomes.outcome))
+        )
 
 
-def add_shares(measures: SubjectMeasures, frame: Frame, counted: Counted, kind: Kind) -> None:
+def add_shares(measures: SubjectMeasures, frame: Frame, outcomes: Outcomes, kind: Kind) -> None:
     """Add what is counted of each subject: its share with Wilson's interval, and what others with
     the same cases have."""
-    trials = frame.trials(counted, kind)
+    trials = frame.trials(outcomes, kind)
     subjects = len(frame.names(kind))
-    if not subjects or not len(counted.outcome):
+    if not subjects or not len(outcomes.outcome):
         return
-    comparison = compare(trials, subjects, frame.cells) if counted.is_judged else None
-    if counted.name == "standard":
+    comparison = compare(trials, subjects, frame.cells) if outcomes.is_judged else None
+    if outcomes.name == "standard":
         measures.standard = comparison
     own = trials.subject >= 0
     n = np.bincount(trials.subject[own], minlength=subjects)
     x = np.bincount(trials.subject[own], trials.outcome[own], minlength=subjects)
     for subject in np.flatnonzero(n).tolist():
-        measure = share_measure(counted, float(x[subject]), int(n[subject]))
+        measure = share_measure(outcomes, float(x[subject]), int(n[subject]))
         if comparison is not None:
-            measure |= _comparison(comparison, subject, counted, kind)
+            measure |= _comparison(comparison, subject, outcomes, kind)
             p = comparison.p_values[subject]
             if np.isfinite(p):
-                measures.p_values[subject, counted.name] = float(p)
-                measures.effects[subject, counted.name] = float(comparison.effect[subject])
+                measures.p_values[subject, outcomes.name] = float(p)
+                measures.effects[subject, outcomes.name] = float(comparison.effect[subject])
         measures.add(subject, measure)
 
 
@@ -133,9 +135,9 @@ def subject_of_exams(frame: Frame, row: Ints, kind: Kind) -> Ints:
     return (rows.device if kind == "device" else rows.site)[row]
 
 
-def share_measure(counted: Counted, x: float, n: int) -> dict[str, Any]:
+def share_measure(outcomes: Outcomes, x: float, n: int) -> dict[str, Any]:
     """x of n with Wilson's 95 % interval, as JSON values."""
-    measure = new_measure(counted.name, "1", n, counted.is_better, counted.view)
+    measure = new_measure(outcomes.name, "1", n, outcomes.is_better, outcomes.view)
     low, high = wilson(np.array([x]), np.array([float(n)]))
     return measure | {
         "x": count(x),
@@ -146,7 +148,7 @@ def share_measure(counted: Counted, x: float, n: int) -> dict[str, Any]:
 
 
 def _comparison(
-    comparison: Comparison, subject: int, counted: Counted, kind: Kind
+    comparison: Comparison, subject: int, outcomes: Outcomes, kind: Kind
 ) -> dict[str, Any]:
     """The keys of a measure that others are needed for."""
     adjusted = comparison.adjusted(subject)
@@ -177,7 +179,7 @@ def _comparison(
     target = expected / n
     values["limits"] = _limits(funnel, target, comparison.between, comparison, subject)
     if values["judged"]:
-        worse = target - WORSE_BY if counted.is_better == "high" else target + WORSE_BY
+        worse = target - WORSE_BY if outcomes.is_better == "high" else target + WORSE_BY
         if 0 < worse < 1 and 0 < target < 1:
             values["power"] = rounded(_power(comparison, subject, target, worse))
     return values

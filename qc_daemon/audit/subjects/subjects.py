@@ -51,11 +51,11 @@ def _devices(row_index: Ints, of_devices: SubjectMeasures, frame: Frame) -> list
     share from everybody's, other things being equal."""
     rows = frame.rows
     device = rows.device[row_index]
-    decided = rows.is_view[row_index] & (rows.verdict[row_index] != UNDECIDED)
+    is_decided = rows.is_view[row_index] & (rows.verdict[row_index] != UNDECIDED)
     total = int((device >= 0).sum())
     listed = []
     for each in np.unique(device[device >= 0]).tolist():
-        own = decided & (device == each)
+        own = is_decided & (device == each)
         measure = of_devices.by_subject.get(each, {}).get("standard", {})
         adjusted = measure.get("adjusted")
         x, n = int((rows.verdict[row_index[own]] == 1).sum()), int(own.sum())
@@ -77,8 +77,8 @@ def _devices(row_index: Ints, of_devices: SubjectMeasures, frame: Frame) -> list
 
 def _examples(row_index: Ints, rows: Rows) -> dict[str, list[int]]:
     """Findings to look at: the most and the least probably standard ones, of unlike views."""
-    scored = row_index[rows.is_view[row_index] & np.isfinite(rows.probability[row_index])]
-    order = scored[np.argsort(rows.probability[scored], kind="stable")]
+    scored_rows = row_index[rows.is_view[row_index] & np.isfinite(rows.probability[row_index])]
+    order = scored_rows[np.argsort(rows.probability[scored_rows], kind="stable")]
     good = [row for row in order[::-1].tolist() if rows.verdict[row] == 1]
     poor = [row for row in order.tolist() if rows.verdict[row] == 0]
     return {

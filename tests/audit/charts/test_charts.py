@@ -32,7 +32,7 @@ from qc_daemon.audit.charts.time_charts import (
     cusum_chart,
 )
 from qc_daemon.audit.statistics.control_charts import Rule
-from qc_daemon.audit.statistics.proportions import Proportion, funnel_limits
+from qc_daemon.audit.statistics.proportions import FunnelLimits, Proportion, funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording
@@ -79,9 +79,8 @@ def test_a_name_in_a_funnel_stands_on_no_line() -> None:
     """Its marker lies on an inner limit, which a name to the left would be struck through by."""
     units = [FunnelUnit(Proportion(600, 1200), "A device with a name", True)]
     units += [FunnelUnit(Proportion(800, 1200))]
-    limit = funnel_limits(0.529, 1200)
-    chart = funnel_chart(units, 0.529, lambda n: funnel_limits(0.529, n), "Funnel", ENGLISH)
-    assert limit.low_warning == pytest.approx(0.5, abs=0.002)
+    limits = FunnelLimits(0.42, 0.5, 0.75, 0.82)
+    chart = funnel_chart(units, 0.65, lambda _: limits, "Funnel", ENGLISH)
     name = next(t for t in texts(chart.drawing.shapes) if t.bold)
     for line in (each for each in chart.drawing.shapes if isinstance(each, Line)):
         for (x0, y0), (x1, y1) in pairwise(line.points):

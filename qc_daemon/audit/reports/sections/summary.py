@@ -37,9 +37,11 @@ def summary_section(composer: Composer) -> Iterator[Block]:
             ),
         )
         return
-    flagged = [m for m in composer.subject.measures if m.flag is not None and m.is_judged]
+    flagged_measures = [m for m in composer.subject.measures if m.flag is not None and m.is_judged]
     alarms = [
-        m for m in flagged if m.flag in (measure_facts.FLAG_ALARM, measure_facts.FLAG_DECLINING)
+        m
+        for m in flagged_measures
+        if m.flag in (measure_facts.FLAG_ALARM, measure_facts.FLAG_DECLINING)
     ]
     for measure in alarms:
         yield Callout(_flag_title(composer, measure), tuple(_flag_lines(composer, measure)))
@@ -51,10 +53,10 @@ def summary_section(composer: Composer) -> Iterator[Block]:
         yield Callout(title, tuple(drift_lines(composer, drifts)))
     others = [
         f"{_flag_title(composer, m)} ({flag_rule_words(m.rule, w)})"
-        for m in flagged
+        for m in flagged_measures
         if m not in alarms
     ]
-    others += _trend_alarms(composer, flagged)
+    others += _trend_alarms(composer, flagged_measures)
     if others:
         yield Items(tuple(others))
     if not alarms and not drifts:
@@ -71,11 +73,11 @@ def summary_section(composer: Composer) -> Iterator[Block]:
     )
 
 
-def _trend_alarms(composer: Composer, flagged: Sequence[Measure]) -> Iterator[str]:
+def _trend_alarms(composer: Composer, flagged_measures: Sequence[Measure]) -> Iterator[str]:
     """Of each measure that has no flag: the alarm of its own chart that goes on till now."""
     for name in (measure_facts.STANDARD, measure_facts.COMPLETION):
         measure = composer.measure(name)
-        if measure is None or measure in flagged or not measure.periods:
+        if measure is None or measure in flagged_measures or not measure.periods:
             continue
         last = measure.periods[-1]
         rule = next((rule for rule in last.rules if rule in ALARMS), None)
