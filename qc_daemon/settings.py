@@ -43,7 +43,7 @@ from qc_daemon.settings_problems import (
     problems_of_environment,
     without_unknown,
 )
-from qc_daemon.settings_section import Network, Port
+from qc_daemon.settings_section import Network, Port, Secret, resolve_secret
 from qc_daemon.settings_section import Section as _Section
 from qc_daemon.web_settings import WebSettings
 
@@ -114,12 +114,6 @@ def _mail_address(value: str) -> str:
     return value
 
 
-def _secret(value: str) -> str:
-    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
-        raise ValueError("give env:NAME or file:PATH, where the secret stands, not the secret")
-    return value
-
-
 def _user(value: str) -> str:
     if not re.fullmatch(r"[^:\x00-\x1f]+", value):
         raise ValueError("a user name has at least one character and no colon")
@@ -150,7 +144,6 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Name = Annotated[str, AfterValidator(_name)]
-Secret = Annotated[str, AfterValidator(_secret)]
 """Where a secret is: `env:NAME` or `file:PATH`."""
 User = Annotated[str, AfterValidator(_user)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
@@ -899,12 +892,6 @@ def _certificate_problems(receive: ReceiveSettings) -> Iterator[str]:
         yield f"receive.peer {bound.ae_title}: certificate needs [receive.tls], and mutual not none"
 
 
-def _resolve_secret(source: str | None, base: Path) -> str | None:
-    if source is None or not source.startswith("file:"):
-        return source
-    return f"file:{base / source.removeprefix('file:')}"
-
-
 def _resolve(settings: Settings, base: Path) -> Settings:
     store = settings.store
     store.spool = base / store.spool
@@ -921,10 +908,13 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     web = settings.web
     web.certificate = web.certificate and base / web.certificate
     web.key = web.key and base / web.key
+    if web.oidc is not None:
+        web.oidc.ca = web.oidc.ca and base / web.oidc.ca
+        web.oidc.client_secret = resolve_secret(web.oidc.client_secret, base)
     mail = settings.mail
-    mail.ca, mail.password = mail.ca and base / mail.ca, _resolve_secret(mail.password, base)
+    mail.ca, mail.password = mail.ca and base / mail.ca, resolve_secret(mail.password, base)
     for hook in settings.webhook:
-        hook.ca, hook.secret = hook.ca and base / hook.ca, _resolve_secret(hook.secret, base) or ""
+        hook.ca, hook.secret = hook.ca and base / hook.ca, resolve_secret(hook.secret, base) or ""
     trail = settings.audit_log
     trail.folder = trail.folder and base / trail.folder
     for server in trail.server:

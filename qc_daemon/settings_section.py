@@ -1,6 +1,8 @@
 """What sections of the settings are made of, and types that several of them use."""
 
 import ipaddress
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -31,3 +33,19 @@ def _network(value: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _secret(value: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
+        raise ValueError("give env:NAME or file:PATH, where the secret stands, not the secret")
+    return value
+
+
+Secret = Annotated[str, AfterValidator(_secret)]
+
+
+def resolve_secret(source: str | None, base: Path) -> str | None:
+    """The source of a secret with a relative path of its file resolved from `base`."""
+    if source is None or not source.startswith("file:"):
+        return source
+    return f"file:{base / source.removeprefix('file:')}"

@@ -1,6 +1,5 @@
 """The settings of pages and REST API (`[web]`)."""
 
-import ipaddress
 import re
 import string
 from pathlib import Path
@@ -9,6 +8,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from qc_daemon.login_settings import (
+    ExternalLoginSettings,
+    HeaderLoginSettings,
+    OidcSettings,
+    is_loopback,
+)
 from qc_daemon.settings_section import Network, Port, Section
 from qc_daemon.verbs import DEFAULT_ROLES, Verb
 
@@ -81,6 +86,10 @@ class WebSettings(Section):
         description="link to a viewer, as `https://viewer.example.org/?StudyInstanceUIDs={study}`",
     )
     role: list[AccountRoleSettings] = Field(default=[], description="see below")
+    oidc: OidcSettings | None = Field(default=None, description="off without this section")
+    header_login: HeaderLoginSettings | None = Field(
+        default=None, description="off without this section"
+    )
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -89,7 +98,11 @@ class WebSettings(Section):
         names = [role.name for role in self.role]
         if len(names) != len(set(names)):
             raise ValueError("two roles share a name; rename one")
-        is_reachable = self.port is not None and not _is_loopback(self.host)
+        for way, login in (("oidc", self.oidc), ("header_login", self.header_login)):
+            for role in [] if login is None else _roles_of(login):
+                if role not in self.roles:
+                    raise ValueError(f"{way}: there is no role {role}; see web.role")
+        is_reachable = self.port is not None and not is_loopback(self.host)
         if is_reachable and self.certificate is None and not self.trusted_proxies:
             raise ValueError(
                 "passwords would go over the network in clear: give certificate and key, or"
@@ -103,10 +116,7 @@ class WebSettings(Section):
         return dict(DEFAULT_ROLES) | {role.name: frozenset(role.verbs) for role in self.role}
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _roles_of(login: ExternalLoginSettings) -> list[str]:
+    """The roles that the log-in may give."""
+    default = [] if login.default_role is None else [login.default_role]
+    return [*(each.role for each in login.mapping), *default]

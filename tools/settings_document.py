@@ -17,12 +17,11 @@ from pydantic_core import PydanticUndefined
 from qc_daemon.settings import (
     AETitle,
     Fingerprint,
-    Secret,
     Settings,
     WebAddress,
 )
 from qc_daemon.settings_problems import is_list, section_of
-from qc_daemon.settings_section import Network
+from qc_daemon.settings_section import Network, Secret
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
 

@@ -1,5 +1,5 @@
 """The commands on accounts: `user add`, `list`, `password`, `disable`, `enable`, `change`,
-`sessions`, `log`, and `user token add`, `list`, `revoke`."""
+`link`, `unlink`, `sessions`, `log`, and `user token add`, `list`, `revoke`."""
 
 import sys
 from typing import Annotated
@@ -128,6 +128,34 @@ def user_change(
     from qc_daemon.operations.accounts import change_account
 
     say(change_account(load_settings(config), name, role=role, person=person))
+
+
+@user.command("link")
+def user_link(
+    name: Name,
+    subject: Annotated[
+        str, typer.Argument(help="What the provider calls the person: the claim sub.")
+    ],
+    config: Config = None,
+) -> None:
+    """Let a person of the OpenID provider of the settings log in as this account.
+
+    Example: qc-daemon user link lee 8f14e45f-ceea-467f-a6ba-1b9d1f0f3a11 --config qc-daemon.toml
+    """
+    from qc_daemon.operations.accounts import link_account
+
+    say(link_account(load_settings(config), name, subject))
+
+
+@user.command("unlink")
+def user_unlink(name: Name, config: Config = None) -> None:
+    """Let no person of a provider log in as this account any more; its sessions end.
+
+    Example: qc-daemon user unlink lee --config qc-daemon.toml
+    """
+    from qc_daemon.operations.accounts import unlink_account
+
+    say(unlink_account(load_settings(config), name))
 
 
 @user.command("sessions")

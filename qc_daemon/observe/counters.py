@@ -33,6 +33,7 @@ COUNTERS = (
     "stored_new", "stored_same", "stored_revision", "stored_bytes",
     "refused_0110", "refused_A700", "refused_A900", "refused_C000", "refused_other",
     "rejected_unknown", "rejected_busy", "rejected_called", "rejected_protocol",
+    "login_headers_ignored",
     "fetched_back", "fetched_nowhere", "spool_damaged",
     "failed_score", "failed_report", "failed_deliver",
     *(name for kind in TIMED for name in _duration_names(kind)),

@@ -37,6 +37,7 @@ _QUOTING_LIBRARIES = (
     "apscheduler",
     # They print tracebacks, whose last line may quote what was sent.
     "uvicorn",
+    "authlib",
     "asyncio",
 )
 

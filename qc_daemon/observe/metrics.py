@@ -147,6 +147,11 @@ class Service(Collector):
         yield CounterMetricFamily(
             "qc_daemon_received_bytes", "Bytes of stored objects.", shared.total("stored_bytes")
         )
+        yield CounterMetricFamily(
+            "qc_daemon_login_headers_ignored",
+            "Requests to the pages with a log-in header that is not from a trusted proxy.",
+            shared.total("login_headers_ignored"),
+        )
         yield gauge("associations_open", "Associations now open.", shared.total("associations"))
         yield gauge(
             "pressure",

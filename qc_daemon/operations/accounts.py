@@ -23,7 +23,7 @@ from qc_daemon.operations.passwords import (
 )
 from qc_daemon.operations.reviews import parse_reader
 from qc_daemon.operations.shared import open_store, parse_choices
-from qc_daemon.records.accounts import accounts, api_tokens, web_sessions
+from qc_daemon.records.accounts import accounts, api_tokens, login_identities, web_sessions
 from qc_daemon.records.accounts.accounts import Account
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.clock import Clock, utc_now
@@ -43,6 +43,7 @@ ACCOUNT_COLUMNS = (
     "created",
     "sessions",
     "tokens",
+    "subject",
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{1,63}")
 
@@ -101,6 +102,7 @@ def list_accounts(settings: Settings, clock: Clock = utc_now) -> list[dict[str, 
     now, idle = clock(), timedelta(minutes=settings.web.idle_minutes)
     with open_store(settings).read() as session:
         every = accounts.listing(session)
+        subjects = {each.id: login_identities.subjects(session, each.id) for each in every}
         in_use = [each.account.id for each in web_sessions.listing(session, now, idle)]
         tokens = {
             each.id: [
@@ -121,6 +123,7 @@ def list_accounts(settings: Settings, clock: Clock = utc_now) -> list[dict[str, 
             "created": each.created_at.isoformat(timespec="seconds"),
             "sessions": in_use.count(each.id),
             "tokens": tokens[each.id],
+            "subject": subjects[each.id],
         }
         for each in every
     ]
@@ -181,6 +184,40 @@ def change_account(
     return f"account {account.name}: {account.role}{whose}"
 
 
+def link_account(settings: Settings, name: str, subject: str, clock: Clock = utc_now) -> str:
+    """Let whom the OpenID provider of the settings calls `subject` log in as the account. Raises
+    UsageError, QCError."""
+    if settings.web.oidc is None:
+        raise UsageError("the settings name no provider; see [web.oidc]")
+    if not subject.strip() or not subject.isprintable():
+        raise UsageError("subject: give the claim sub of the person, as the provider shows it")
+    issuer = settings.web.oidc.issuer
+    with open_store(settings).begin() as session:
+        account = require_account(session, name)
+        other = login_identities.find(session, issuer, subject)
+        if other is not None:
+            raise QCError(ErrorCode.STORAGE, f"that person is the account {other.name} already")
+        if login_identities.subjects(session, account.id):
+            raise QCError(
+                ErrorCode.STORAGE,
+                f"account {account.name} is another person of a provider; see user unlink",
+            )
+        login_identities.insert(session, account.id, issuer, subject, clock())
+    _record(settings, account.name, "linked")
+    return f"account {account.name}: is {subject} of {issuer}"
+
+
+def unlink_account(settings: Settings, name: str, clock: Clock = utc_now) -> str:
+    """Let no provider's person log in as the account any more; its sessions end. Raises QCError."""
+    with open_store(settings).begin() as session:
+        account = require_account(session, name)
+        if not login_identities.remove(session, account.id):
+            raise QCError(ErrorCode.STORAGE, f"account {account.name} is no provider's person")
+        ended = web_sessions.end(session, clock(), account_id=account.id)
+    _record(settings, account.name, "unlinked")
+    return f"account {account.name}: unlinked, {count_of(ended, 'session')} ended"
+
+
 def _record(settings: Settings, name: str, what: str, **objects: str | None) -> None:
     """Write the change of an account to the audit log."""
     record(
@@ -191,7 +228,7 @@ def _record(settings: Settings, name: str, what: str, **objects: str | None) -> 
     )
 
 
-SESSION_COLUMNS = ("session", "account", "address", "agent", "begun", "used", "until")
+SESSION_COLUMNS = ("session", "account", "address", "agent", "by", "begun", "used", "until")
 
 
 def list_sessions(
@@ -212,6 +249,7 @@ def list_sessions(
             "account": each.account.name,
             "address": each.address,
             "agent": each.agent,
+            "by": each.method,
             "begun": each.created_at.isoformat(timespec="seconds"),
             "used": each.used_at.isoformat(timespec="seconds"),
             "until": each.expires_at.isoformat(timespec="seconds"),

@@ -18,7 +18,7 @@ from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ANY_ACQUISITION, AcquisitionFilter
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import exams
-from qc_daemon.records.tables import AccessAction, IdentityKind
+from qc_daemon.records.tables import AccessAction, IdentityKind, LoginMethod
 from qc_daemon.settings import Settings
 from qc_daemon.verbs import Verb
 
@@ -28,7 +28,7 @@ class Principal:
     """The account that asks, with the verbs that its role (and its token) allow, and from where.
 
     `session_id` is set for a person's session, `token_id` for a program's token; `csrf_token` is
-    what a form of that session must carry.
+    what a form of that session must carry, and `login_method` says how it began.
     """
 
     account: Account
@@ -37,6 +37,7 @@ class Principal:
     session_id: int | None = None
     token_id: int | None = None
     csrf_token: str = ""
+    login_method: LoginMethod | None = None
 
     def may(self, verb: Verb) -> bool:
         """Whether it may do this."""
@@ -80,22 +81,35 @@ def log_in(
         account = accounts.by_name(session, name)
         password_hash = None if account is None else accounts.password_hash(session, account.id)
     is_right = is_password(password, password_hash)
-    now = clock()
     if account is None or not is_right or not account.is_enabled:
-        with store.begin() as session:
-            access_log.append(
-                session,
-                AccessAction.LOGIN_REFUSED,
-                now,
-                account_id=None if account is None else account.id,
-                address=address,
-            )
-        # What was typed in the place of a name may be a password.
-        claimed = Actor(ActorKind.ACCOUNT, "unknown" if account is None else account.name, address)
-        recorder.enqueue(settings, AuditKind.LOGIN, is_success=False, actor=claimed)
+        record_refused_login(settings, account, address, clock)
         return None
-    token = new_token()
-    with store.begin() as session:
+    token = begin_session(
+        settings,
+        account,
+        LoginMethod.PASSWORD,
+        address=address,
+        agent=agent,
+        ends=ends,
+        clock=clock,
+    )
+    return token, account
+
+
+def begin_session(
+    settings: Settings,
+    account: Account,
+    method: LoginMethod,
+    *,
+    address: str,
+    agent: str,
+    ends: str | None = None,
+    clock: Clock = utc_now,
+) -> str:
+    """Begin a session of an account whose person was recognised, and record it; returns what its
+    cookie holds. `ends` is the token of a session that the browser had, which ends."""
+    token, now = new_token(), clock()
+    with open_store(settings).begin() as session:
         if ends is not None:
             _end(session, settings, ends, clock)
         web_sessions.insert(
@@ -106,11 +120,29 @@ def log_in(
             timedelta(hours=settings.web.session_hours),
             address=address,
             agent=agent,
+            method=method,
         )
         access_log.append(session, AccessAction.LOGIN, now, account_id=account.id, address=address)
     actor = Actor(ActorKind.ACCOUNT, account.name, address)
-    recorder.enqueue(settings, AuditKind.LOGIN, actor=actor)
-    return token, account
+    recorder.enqueue(settings, AuditKind.LOGIN, actor=actor, detail={"by": method})
+    return token
+
+
+def record_refused_login(
+    settings: Settings, account: Account | None, address: str, clock: Clock = utc_now
+) -> None:
+    """Record that somebody was not let in; `account` is None where there is none."""
+    with open_store(settings).begin() as session:
+        access_log.append(
+            session,
+            AccessAction.LOGIN_REFUSED,
+            clock(),
+            account_id=None if account is None else account.id,
+            address=address,
+        )
+    # What was typed in the place of a name may be a password.
+    claimed = Actor(ActorKind.ACCOUNT, "unknown" if account is None else account.name, address)
+    recorder.enqueue(settings, AuditKind.LOGIN, is_success=False, actor=claimed)
 
 
 def _end(session: Session, settings: Settings, token: str, clock: Clock) -> None:
@@ -170,6 +202,7 @@ def principal_of_session(
         address,
         session_id=web_session.id,
         csrf_token=csrf_token(token),
+        login_method=web_session.method,
     )
 
 

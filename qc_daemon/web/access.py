@@ -20,8 +20,10 @@ from qc_daemon.operations.principals import (
     principal_of_session,
     principal_of_token,
 )
+from qc_daemon.records.tables import LoginMethod
 from qc_daemon.verbs import Verb
 from qc_daemon.web.context import context_of
+from qc_daemon.web.proxies import name_by_proxy
 
 COOKIE, PLAIN_COOKIE = "__Host-qc", "qc"
 KIOSK_COOKIE = "__Host-qc-kiosk"
@@ -94,7 +96,11 @@ def principal_of(request: Request) -> Principal | None:
     cookie = session_cookie(request)
     if cookie is None:
         return None
-    return principal_of_session(context.settings, cookie, address, context.clock)
+    principal = principal_of_session(context.settings, cookie, address, context.clock)
+    if principal is None or principal.login_method is not LoginMethod.HEADER:
+        return principal
+    # A session that a proxy vouched for counts while it still names that person.
+    return principal if name_by_proxy(request) == principal.account.name else None
 
 
 def board_principal_of(request: Request) -> Principal | None:

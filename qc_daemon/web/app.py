@@ -9,8 +9,10 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from qc_daemon.operations.finding_pictures import FindingPictures
+from qc_daemon.operations.logins.oidc_provider import OidcProvider
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
@@ -35,6 +37,7 @@ from qc_daemon.web.pages import (
     board,
     changes,
     exam,
+    external_login,
     login,
     models,
     operations,
@@ -43,9 +46,12 @@ from qc_daemon.web.pages import (
     worklist,
     worklist_actions,
 )
+from qc_daemon.web.proxies import LoginHeaders
+from qc_daemon.web_settings import WebSettings
 
 _PAGES = (
     login,
+    external_login,
     board,
     worklist,
     worklist_actions,
@@ -75,6 +81,7 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
         redoc_url=None,
         openapi_url=None,
         middleware=[
+            *_proxy_middleware(settings.web),
             Middleware(SecurityHeaders),
             Middleware(SameSite),
             Middleware(
@@ -89,6 +96,7 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
         LoginLimits(settings.web),
         FindingPictures(settings, store),
         BoardFeed(settings, clock),
+        None if settings.web.oidc is None else OidcProvider(settings.web.oidc, clock),
     )
     # Put in as they are: an included router would hide its routes from the check below.
     for module in (*_PAGES, *_API):
@@ -97,6 +105,14 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
     require_access(routes_of(app))
     app.openapi = lambda: _describe_api(app)  # type: ignore[method-assign]
     return app
+
+
+def _proxy_middleware(web: WebSettings) -> Iterator[Middleware]:
+    """What proxies say of a request; first what depends on who connects to us."""
+    if web.header_login is not None:
+        yield Middleware(LoginHeaders, web.header_login)
+    if web.trusted_proxies:
+        yield Middleware(ProxyHeadersMiddleware, trusted_hosts=list(web.trusted_proxies))
 
 
 def _describe_api(app: FastAPI) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from qc_daemon.operations.finding_pictures import FindingPictures
+from qc_daemon.operations.logins.oidc_provider import OidcProvider
 from qc_daemon.records.clock import Clock
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
@@ -22,6 +23,7 @@ class WebContext:
     login_limits: LoginLimits
     pictures: FindingPictures
     board: BoardFeed
+    oidc: OidcProvider | None
 
 
 def context_of(request: Request) -> WebContext:

@@ -18,6 +18,7 @@ __all__ = [
     "FIGURES",
     "GATES",
     "KINDS",
+    "LOGIN_PROBLEMS",
     "MEASUREMENTS",
     "MOMENTS",
     "OUTCOMES",
@@ -29,6 +30,22 @@ __all__ = [
     "VIEWS",
 ]
 
+LOGIN_PROBLEMS = {
+    "wrong": "Name or password is wrong.",
+    "locked": "Too many wrong passwords. Wait some minutes, or ask an administrator.",
+    "unavailable": "The log-in service does not answer. Try again in a moment, or use a password of"
+    " this service.",
+    "denied": "The log-in service let nobody in.",
+    "outdated": "This log-in was begun too long ago, or in another window. Begin it again.",
+    "not-accepted": "The log-in service's answer was not accepted. An administrator finds the"
+    " reason in the log.",
+    "unknown": "You have no account here. Ask an administrator for one.",
+    "no-role": "None of your groups has a role here. Ask an administrator for one.",
+    "name-taken": "Another account here has your name. An administrator can join the two.",
+    "bad-name": "Your name there cannot be an account's name here. Ask an administrator.",
+    "waiting": "Your account waits until an administrator lets it in.",
+}
+"""Why somebody is not let in."""
 STATES = {
     "": "in quarantine",
     ReviewStatus.AUTOMATIC: "not read by a person",
@@ -267,6 +284,7 @@ MOMENTS = frozenset(
 )
 """Columns that have a moment."""
 TABLES = (
+    LOGIN_PROBLEMS,
     STATES,
     BOARD_VIEWS,
     CONTENTS,

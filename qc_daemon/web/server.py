@@ -117,8 +117,8 @@ def run(app: Any, settings: WebSettings, listener: socket.socket, stop: threadin
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
+        # The application reads them itself: what it does first depends on who connects.
+        proxy_headers=False,
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,

@@ -17,12 +17,13 @@ from qc_daemon.operations import accounts
 from qc_daemon.operations.shared import shared_store
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.acquisition.identities import identify_persons
-from qc_daemon.records.clock import utc_now
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received.receipts import exam_description
 from qc_daemon.records.tables import Exam
 from qc_daemon.settings import ReviewSettings
 from qc_daemon.verbs import DEFAULT_ROLES, Verb
 from qc_daemon.web.app import create_app
+from qc_daemon.web_settings import WebSettings
 from tests.support.accounts import PASSWORD, add_account
 from tests.support.report_objects import ultrasound_header
 from tests.support.scored_exam import ScoredExam
@@ -47,9 +48,11 @@ class WebSite:
     numbers: dict[str, str] = field(default_factory=dict)
     """Ids of persons and devices, by names of tests' own."""
 
-    def visitor(self) -> TestClient:
-        """A browser without a session."""
-        return TestClient(self.app, base_url=ORIGIN, follow_redirects=False)
+    def visitor(self, address: str = "testclient") -> TestClient:
+        """A browser without a session, at this address."""
+        return TestClient(
+            self.app, base_url=ORIGIN, follow_redirects=False, client=(address, 50_000)
+        )
 
     def browser(self, role: str) -> TestClient:
         """A browser in which the account of this role is logged in."""
@@ -103,9 +106,16 @@ def noise(number: int, rows: int = 480, columns: int = 640) -> dict[str, Any]:
 
 
 @contextmanager
-def web_site(folder: Path, *, with_pixels: bool = False) -> Iterator[WebSite]:
+def web_site(
+    folder: Path,
+    *,
+    with_pixels: bool = False,
+    web: WebSettings | None = None,
+    clock: Clock = utc_now,
+) -> Iterator[WebSite]:
     """Pages on a store with two exams, text of which is markup or a canary."""
     exam = ScoredExam(folder, ["sr"])
+    exam.settings.web = web or exam.settings.web
     # Today's exams: the live board shows no others.
     exam.now = utc_now()
     exam.settings.review = ReviewSettings(first_share=0.0, share=0.0, risk_share=0.0)
@@ -139,7 +149,7 @@ def web_site(folder: Path, *, with_pixels: bool = False) -> Iterator[WebSite]:
         own = persons[JANE] if Verb.SEE_OWN in verbs else None
         add_account(exam.settings, role, role, own)
     with shared_store(exam.settings) as store:
-        app = create_app(exam.settings, store)
+        app = create_app(exam.settings, store, clock)
         try:
             yield WebSite(exam, app, numbers={"jane": persons[JANE], "ada": persons[ADA]})
         finally:

@@ -47,6 +47,8 @@ def test_each_route_says_who_may_use_it(site: WebSite) -> None:
     assert open_paths == {
         "GET /login",
         "POST /login",
+        "GET /login/oidc",
+        "GET /login/oidc/callback",
         "GET /kiosk",
         "POST /kiosk",
         "GET /language/{language}",

@@ -5,6 +5,7 @@ import socket
 from qc_daemon.operations.doctor_checks.check_result import NoticeError
 from qc_daemon.records import schema
 from qc_daemon.records.accounts import accounts
+from qc_daemon.records.clock import utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.spool import service_lock
@@ -41,4 +42,21 @@ def check_web(settings: Settings) -> str:
             names = [each.name for each in accounts.listing(session) if each.is_enabled]
         if not names:
             raise NoticeError(f"{where}: nobody can log in; qc-daemon user add makes an account")
-    return f"{where} is {'open' if is_open else 'free for the service'}"
+    return f"{where} is {'open' if is_open else 'free for the service'}{_provider(settings)}"
+
+
+def _provider(settings: Settings) -> str:
+    """Ask the OpenID provider for its description. Raises OSError."""
+    oidc = settings.web.oidc
+    if oidc is None:
+        return ""
+    from qc_daemon.operations.logins.external_accounts import LoginError
+    from qc_daemon.operations.logins.oidc_provider import OidcProvider
+
+    try:
+        OidcProvider(oidc, utc_now).begin("https://localhost/", "/")
+    except LoginError as error:
+        raise OSError(
+            0, f"nobody can log in at {oidc.issuer} ({error.detail}); see [web.oidc]"
+        ) from error
+    return f"; {oidc.issuer} answers"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records.accounts import accounts
 from qc_daemon.records.accounts.accounts import Account
-from qc_daemon.records.tables import AccountRow, WebSessionRow
+from qc_daemon.records.tables import AccountRow, LoginMethod, WebSessionRow
 from qc_daemon.records.upsert import execute_update
 
 MAX_AGENT_LETTERS = 200
@@ -29,6 +29,7 @@ class WebSession:
     created_at: datetime
     used_at: datetime
     expires_at: datetime
+    method: LoginMethod
 
 
 def insert(
@@ -40,6 +41,7 @@ def insert(
     *,
     address: str,
     agent: str,
+    method: LoginMethod,
 ) -> int:
     """A session that begins now; returns its id."""
     row = WebSessionRow(
@@ -50,6 +52,7 @@ def insert(
         created_at=now,
         used_at=now,
         expires_at=now + lifetime,
+        method=method,
     )
     session.add(row)
     session.flush()
@@ -128,4 +131,5 @@ def _from_row(row: Any) -> WebSession:
         created_at=row.created_at,
         used_at=row.used_at,
         expires_at=row.expires_at,
+        method=LoginMethod(row.method),
     )

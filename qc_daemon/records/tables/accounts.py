@@ -1,4 +1,4 @@
-"""Accounts, their sessions, tokens and views, and the store's secret keys."""
+"""Accounts, their log-ins, sessions, tokens and views, and the store's secret keys."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -48,12 +48,41 @@ class AccountRow(Base):
     disabled_at: Mapped[datetime | None]
 
 
+class LoginMethod(StrEnum):
+    """Who vouched for a session's person: a password, an OpenID provider, a proxy's header."""
+
+    PASSWORD = "password"
+    OIDC = "oidc"
+    HEADER = "header"
+
+
+class LoginIdentityRow(Base):
+    """Whom an OpenID provider calls `subject`: an account. Names and addresses there may change
+    and pass to others; (`issuer`, `subject`) may not (OpenID Connect Core 1.0, 5.7)."""
+
+    __tablename__ = "login_identity"
+    __table_args__ = (
+        UniqueConstraint("issuer", "subject"),
+        UniqueConstraint("account_id", "issuer"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    issuer: Mapped[str]
+    subject: Mapped[str]
+    created_at: Mapped[datetime]
+
+
 class WebSessionRow(Base):
     """A log-in of an account, by the SHA-256 of what its cookie holds; ended by a person or by an
     operator at `ended_at`, by itself at `expires_at` or after a time without a request."""
 
     __tablename__ = "web_session"
-    __table_args__ = (UniqueConstraint("token_sha256"), Index(None, "account_id"))
+    __table_args__ = (
+        UniqueConstraint("token_sha256"),
+        Index(None, "account_id"),
+        one_of("method", LoginMethod),
+    )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     token_sha256: Mapped[str]
@@ -64,6 +93,7 @@ class WebSessionRow(Base):
     used_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+    method: Mapped[str]
 
 
 class ApiTokenRow(Base):

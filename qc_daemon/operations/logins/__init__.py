@@ -1,0 +1,1 @@
+"""Log-ins that another program vouches for: an OpenID provider, or a proxy."""
