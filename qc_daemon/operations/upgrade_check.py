@@ -95,9 +95,10 @@ def _examine_space(settings: Settings, backups: Path | None, *, is_changed: bool
     size = schema.size_of(url)
     # A migration may write every table anew before it is committed; SQLite does so beside its file.
     needed = size * 2 if is_changed and file is not None else size
+    what = "backup and migrations need" if needed > size else "a backup needs"
     summary = (
-        f"the database has {_gib(size)}; backup{' and migrations' if needed > size else ''} need"
-        f" {_gib(needed)} at {existing}, {_gib(free)} are free"
+        f"the database has {_size(size)}; {what} {_size(needed)} at {existing},"
+        f" {_size(free)} are free"
     )
     return CheckResult(
         "backup", needed <= free, summary if needed <= free else f"{summary}: make room"
@@ -174,5 +175,5 @@ def _examine_services(settings: Settings, *, is_changed: bool) -> Iterator[Check
         yield CheckResult("service", True, "none runs")
 
 
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / 2**20:.1f} MiB"

@@ -132,7 +132,7 @@ def describe_revision(revision: str) -> str:
     with _scripts() as config:
         for script in ScriptDirectory.from_config(config).walk_revisions():
             if script.revision == revision:
-                words = (script.doc or "").strip().rstrip(".")
+                words = " ".join((script.doc or "").split()).rstrip(".")
                 return f"{revision} ({words[:1].lower()}{words[1:]})" if words else revision
     return revision
 

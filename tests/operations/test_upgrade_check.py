@@ -86,6 +86,7 @@ def test_a_full_queue_goes_up_and_back_whole(url: str, config: Path) -> None:
     assert word == "ok"
     assert message.startswith("1 migration in one transaction, from ")
     assert message.endswith(schema.describe_revision(latest))
+    assert "\n" not in message
     # The check itself has changed nothing.
     assert schema.revision_of(url) != latest
     schema.upgrade(url)
