@@ -1,8 +1,11 @@
 import json
 import random
+import shutil
+from dataclasses import replace
 
 import pytest
 
+from detector.console import UsageError
 from model.describer.describer import Describer
 from model.describer.grammar import Writer
 from model.describer.lexicon import Wording, join
@@ -53,6 +56,17 @@ def test_same_seed_same_weights(trained, tmp_path):
     train_describer(tmp_path, TINY)
     name = "model.safetensors"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_another_recipe_is_not_resumed(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    with pytest.raises(UsageError, match="another steps"):
+        train_describer(run, replace(TINY, steps=31), resume=True)
+    with pytest.raises(UsageError, match="another base"):
+        train_describer(run, TINY, base=trained[0], resume=True)
+    (run / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(UsageError, match="is broken or of another recipe"):
+        train_describer(run, TINY, resume=True)
 
 
 def test_a_base_model_is_fine_tuned(trained, tmp_path):
