@@ -50,6 +50,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/interop/test_commitment_by_orthanc.py": (
         *("qc_daemon/deliver/", "qc_daemon/records/commitment/", "qc_daemon/records/queue/"),
     ),
+    "tests/interop/test_review_in_browser.py": (
+        *("qc_daemon/web/", "qc_daemon/operations/review", "qc_daemon/review/"),
+        *("qc_daemon/report/", "qc_daemon/deliver/", "tests/support/browser.py"),
+    ),
     "tests/interop/test_review_orthanc.py": (
         *("qc_daemon/deliver/", "qc_daemon/report/", "qc_daemon/operations/reviews.py"),
     ),
