@@ -14,26 +14,29 @@ from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
 from qc_daemon.web.api.shared import (
     ERRORS,
-    Body,
-    ChangeAnswer,
-    Key,
+    ChangeBody,
     Limit,
     Page,
-    change_once,
+    add_change,
+    operation_id,
 )
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1/audits", tags=["audits"])
+router = APIRouter(
+    prefix="/api/v1/audits", tags=["audits"], generate_unique_id_function=operation_id
+)
 _Sees = Annotated[Principal, Depends(Access(Verb.SEE_ALL, Verb.SEE_OWN, Verb.SEE_OPERATIONS))]
-_Operates = Annotated[Principal, Depends(Access(Verb.OPERATE))]
 _NAME = "^[a-z0-9-]{1,64}$"
 
 
-class AuditRequest(Body):
+class AuditRequest(ChangeBody):
     """An audit by its date; without a name the nightly one, or the only one."""
 
     date: date
     name: Annotated[str, Field(pattern=_NAME)] | None = None
+
+    def choice(self) -> Choice:
+        return Choice(name=self.date.isoformat(), into=self.name or "")
 
 
 @router.get("", responses=ERRORS)
@@ -66,32 +69,9 @@ def audit(
     return read_visible_audit(settings, principal, day.isoformat(), name)
 
 
-def _change(
-    request: Request, principal: Principal, key: str | None, name: str, body: AuditRequest
-) -> ChangeAnswer:
-    choice = Choice(name=body.date.isoformat(), into=body.name or "")
-    return change_once(request, principal, key, name, body, choice)
-
-
-@router.post("/pause", responses=ERRORS)
-def pause(
-    request: Request, principal: _Operates, body: AuditRequest, key: Key = None
-) -> ChangeAnswer:
-    """Have an audit wait until somebody resumes it."""
-    return _change(request, principal, key, "audit-pause", body)
-
-
-@router.post("/resume", responses=ERRORS)
-def resume(
-    request: Request, principal: _Operates, body: AuditRequest, key: Key = None
-) -> ChangeAnswer:
-    """Have a paused audit go on."""
-    return _change(request, principal, key, "audit-resume", body)
-
-
-@router.post("/cancel", responses=ERRORS)
-def cancel(
-    request: Request, principal: _Operates, body: AuditRequest, key: Key = None
-) -> ChangeAnswer:
-    """Give an audit up."""
-    return _change(request, principal, key, "audit-cancel", body)
+for _verb, _words in (
+    ("pause", "Have an audit wait until somebody resumes it."),
+    ("resume", "Have a paused audit go on."),
+    ("cancel", "Give an audit up."),
+):
+    add_change(router, f"/{_verb}", f"audit-{_verb}", AuditRequest, _words)

@@ -11,10 +11,10 @@ from qc_daemon.operations.principals import Principal
 from qc_daemon.records.listings import ExamFilter
 from qc_daemon.records.tables import ExamState
 from qc_daemon.web.access import Access
-from qc_daemon.web.api.shared import ERRORS, Id, Limit, Sees
+from qc_daemon.web.api.shared import ERRORS, Id, Limit, Sees, operation_id
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1", tags=["exams"])
+router = APIRouter(prefix="/api/v1", tags=["exams"], generate_unique_id_function=operation_id)
 
 
 class ExamPage(BaseModel):

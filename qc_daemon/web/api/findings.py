@@ -20,10 +20,21 @@ from qc_daemon.operations.review_lists import show_review
 from qc_daemon.records.tables import AccessAction
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
-from qc_daemon.web.api.shared import ERRORS, LARGEST, Body, Id, Key, Limit, Sees, Texts, once
+from qc_daemon.web.api.shared import (
+    ERRORS,
+    LARGEST,
+    Body,
+    Id,
+    Key,
+    Limit,
+    Sees,
+    Texts,
+    once,
+    operation_id,
+)
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1", tags=["findings"])
+router = APIRouter(prefix="/api/v1", tags=["findings"], generate_unique_id_function=operation_id)
 
 
 class FindingPage(BaseModel):

@@ -15,33 +15,48 @@ from qc_daemon.operations.model_pages import (
 from qc_daemon.operations.principals import Principal
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
-from qc_daemon.web.api.shared import ERRORS, Body, ChangeAnswer, Key, Page, Word, change_once
+from qc_daemon.web.api.shared import (
+    ERRORS,
+    ChangeBody,
+    Page,
+    Word,
+    add_change,
+    operation_id,
+)
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1", tags=["models"])
+router = APIRouter(prefix="/api/v1", tags=["models"], generate_unique_id_function=operation_id)
 _Sees = Annotated[
     Principal, Depends(Access(Verb.SEE_ALL, Verb.SEE_OPERATIONS, Verb.ACTIVATE_MODELS))
 ]
-_Activates = Annotated[Principal, Depends(Access(Verb.ACTIVATE_MODELS))]
 _MODEL_ID, _CALIBRATION = "^[0-9a-f]{64}$", "^[0-9a-f]{12}$"
 
 
-class BundleRequest(Body):
+class BundleRequest(ChangeBody):
     """A listed bundle by its model id."""
 
     model_id: Annotated[str, Field(pattern=_MODEL_ID)]
 
+    def choice(self) -> Choice:
+        return Choice(name=self.model_id)
 
-class CalibrationRequest(Body):
+
+class CalibrationRequest(ChangeBody):
     """A stored calibration by its id."""
 
     calibration: Annotated[str, Field(pattern=_CALIBRATION)]
 
+    def choice(self) -> Choice:
+        return Choice(name=self.calibration)
 
-class SiteRequest(Body):
+
+class SiteRequest(ChangeBody):
     """A site by its name."""
 
     site: Word
+
+    def choice(self) -> Choice:
+        return Choice(name=self.site)
 
 
 class Calibrations(BaseModel):
@@ -67,15 +82,6 @@ def bundle(
     return read_model(context_of(request).settings, model_id)
 
 
-@router.post("/bundles/activate", responses=ERRORS)
-def activate_bundle(
-    request: Request, principal: _Activates, body: BundleRequest, key: Key = None
-) -> ChangeAnswer:
-    """Score exams that are opened from now on with this bundle."""
-    choice = Choice(name=body.model_id)
-    return change_once(request, principal, key, "bundle-activate", body, choice)
-
-
 @router.get("/site-calibrations", responses=ERRORS)
 def site_calibrations(request: Request, principal: _Sees) -> Calibrations:
     """Sites, what counts there, and what was decided."""
@@ -93,26 +99,30 @@ def site_calibration(
     return read_calibration(context_of(request).settings, calibration).to_json()
 
 
-@router.post("/site-calibrations/activate", responses=ERRORS)
-def activate_calibration(
-    request: Request, principal: _Activates, body: CalibrationRequest, key: Key = None
-) -> ChangeAnswer:
-    """Give new findings of its site these probabilities and thresholds."""
-    choice = Choice(name=body.calibration)
-    return change_once(request, principal, key, "site-activate", body, choice)
-
-
-@router.post("/site-calibrations/retire", responses=ERRORS)
-def retire_calibration(
-    request: Request, principal: _Activates, body: SiteRequest, key: Key = None
-) -> ChangeAnswer:
-    """Take back what is active at a site, a waiver too."""
-    return change_once(request, principal, key, "site-retire", body, Choice(name=body.site))
-
-
-@router.post("/site-calibrations/waive", responses=ERRORS)
-def waive_calibration(
-    request: Request, principal: _Activates, body: SiteRequest, key: Key = None
-) -> ChangeAnswer:
-    """Decide that verdicts at a site need no calibration for the active bundle."""
-    return change_once(request, principal, key, "site-waive", body, Choice(name=body.site))
+for _path, _change, _body, _words in (
+    (
+        "/bundles/activate",
+        "bundle-activate",
+        BundleRequest,
+        "Score exams that are opened from now on with this bundle.",
+    ),
+    (
+        "/site-calibrations/activate",
+        "site-activate",
+        CalibrationRequest,
+        "Give new findings of its site these probabilities and thresholds.",
+    ),
+    (
+        "/site-calibrations/retire",
+        "site-retire",
+        SiteRequest,
+        "Take back what is active at a site, a waiver too.",
+    ),
+    (
+        "/site-calibrations/waive",
+        "site-waive",
+        SiteRequest,
+        "Decide that verdicts at a site need no calibration for the active bundle.",
+    ),
+):
+    add_change(router, _path, _change, _body, _words)

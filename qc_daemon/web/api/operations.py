@@ -21,26 +21,29 @@ from qc_daemon.web.access import Access
 from qc_daemon.web.api.shared import (
     ERRORS,
     After,
-    Body,
-    ChangeAnswer,
+    ChangeBody,
     Ids,
-    Key,
     Limit,
     Page,
     Word,
-    change_once,
+    add_change,
+    operation_id,
 )
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1/operations", tags=["operations"])
+router = APIRouter(
+    prefix="/api/v1/operations", tags=["operations"], generate_unique_id_function=operation_id
+)
 _Sees = Annotated[Principal, Depends(Access(Verb.SEE_OPERATIONS))]
-_Operates = Annotated[Principal, Depends(Access(Verb.OPERATE))]
 
 
-class RowsRequest(Body):
+class RowsRequest(ChangeBody):
     """Rows by their numbers."""
 
     ids: Ids
+
+    def choice(self) -> Choice:
+        return Choice(tuple(self.ids))
 
 
 class DismissalRequest(RowsRequest):
@@ -48,14 +51,20 @@ class DismissalRequest(RowsRequest):
 
     reason: Annotated[str, Field(min_length=1, max_length=200)]
 
+    def choice(self) -> Choice:
+        return Choice(tuple(self.ids), reason=self.reason)
 
-class DestinationRequest(Body):
+
+class DestinationRequest(ChangeBody):
     """A destination by its name in the settings."""
 
     name: Word
 
+    def choice(self) -> Choice:
+        return Choice(name=self.name)
 
-class PeerRequest(Body):
+
+class PeerRequest(ChangeBody):
     """A sender by its AE title and address or network; with the SHA-256 of its certificate where it
     has to show one."""
 
@@ -63,20 +72,29 @@ class PeerRequest(Body):
     address: Word
     certificate: Word | None = None
 
+    def choice(self) -> Choice:
+        return Choice(name=self.ae_title, address=self.address, certificate=self.certificate or "")
 
-class ApprovalRequest(Body):
+
+class ApprovalRequest(ChangeBody):
     """A refused caller: its address where several called by this title, or a whole network."""
 
     ae_title: Word
     address: Word | None = None
     network: Word | None = None
 
+    def choice(self) -> Choice:
+        return Choice(name=self.ae_title, address=self.address or "", network=self.network or "")
 
-class RemovalRequest(Body):
+
+class RemovalRequest(ChangeBody):
     """An approved peer; only the approval of this address, if one is given."""
 
     ae_title: Word
     address: Word | None = None
+
+    def choice(self) -> Choice:
+        return Choice(name=self.ae_title, address=self.address or "")
 
 
 class Problems(BaseModel):
@@ -138,24 +156,6 @@ def queue(
     return _page(rows, limit)
 
 
-@router.post("/queue/retry", responses=ERRORS)
-def retry(
-    request: Request, principal: _Operates, body: RowsRequest, key: Key = None
-) -> ChangeAnswer:
-    """Make sent, dead and quarantined jobs ready again."""
-    choice = Choice(tuple(body.ids))
-    return change_once(request, principal, key, "queue-retry", body, choice)
-
-
-@router.post("/queue/cancel", responses=ERRORS)
-def cancel(
-    request: Request, principal: _Operates, body: RowsRequest, key: Key = None
-) -> ChangeAnswer:
-    """Give jobs up."""
-    choice = Choice(tuple(body.ids))
-    return change_once(request, principal, key, "queue-cancel", body, choice)
-
-
 @router.get("/quarantine", responses=ERRORS)
 def quarantine(
     request: Request,
@@ -172,24 +172,6 @@ def quarantine(
     return _page(rows, limit)
 
 
-@router.post("/quarantine/release", responses=ERRORS)
-def release(
-    request: Request, principal: _Operates, body: RowsRequest, key: Key = None
-) -> ChangeAnswer:
-    """Score quarantined objects again."""
-    choice = Choice(tuple(body.ids))
-    return change_once(request, principal, key, "quarantine-release", body, choice)
-
-
-@router.post("/quarantine/dismiss", responses=ERRORS)
-def dismiss(
-    request: Request, principal: _Operates, body: DismissalRequest, key: Key = None
-) -> ChangeAnswer:
-    """Set quarantined objects aside that need nothing more. Nothing is deleted."""
-    choice = Choice(tuple(body.ids), reason=body.reason)
-    return change_once(request, principal, key, "quarantine-dismiss", body, choice)
-
-
 @router.get("/commitments", responses=ERRORS)
 def commitments(
     request: Request,
@@ -204,37 +186,10 @@ def commitments(
     return _page(list_commitments(settings, state or (), Window(limit=limit), choice), limit)
 
 
-@router.post("/commitments/retry", responses=ERRORS)
-def retry_commitments(
-    request: Request, principal: _Operates, body: RowsRequest, key: Key = None
-) -> ChangeAnswer:
-    """Report requests that were given up again."""
-    choice = Choice(tuple(body.ids))
-    return change_once(request, principal, key, "commitment-retry", body, choice)
-
-
 @router.get("/destinations", responses=ERRORS)
 def destinations(request: Request, principal: _Sees) -> Page:
     """Where objects go; all on one page."""
     return Page(items=list_destinations(context_of(request).settings), cursor=None)
-
-
-@router.post("/destinations/retry", responses=ERRORS)
-def retry_destination(
-    request: Request, principal: _Operates, body: DestinationRequest, key: Key = None
-) -> ChangeAnswer:
-    """Send again what was given up."""
-    choice = Choice(name=body.name)
-    return change_once(request, principal, key, "destination-retry", body, choice)
-
-
-@router.post("/destinations/relearn", responses=ERRORS)
-def relearn_destination(
-    request: Request, principal: _Operates, body: DestinationRequest, key: Key = None
-) -> ChangeAnswer:
-    """Offer again what it does not take."""
-    choice = Choice(name=body.name)
-    return change_once(request, principal, key, "destination-relearn", body, choice)
 
 
 @router.get("/peers", responses=ERRORS)
@@ -247,36 +202,53 @@ def peers(
     return Page(items=list_peers(context_of(request).settings, state or ()), cursor=None)
 
 
-@router.post("/peers", responses=ERRORS)
-def add_peer(
-    request: Request, principal: _Operates, body: PeerRequest, key: Key = None
-) -> ChangeAnswer:
-    """Let a sender store to us."""
-    certificate = body.certificate or ""
-    choice = Choice(name=body.ae_title, address=body.address, certificate=certificate)
-    return change_once(request, principal, key, "peer-add", body, choice)
-
-
-@router.post("/peers/approve", responses=ERRORS)
-def approve_caller(
-    request: Request, principal: _Operates, body: ApprovalRequest, key: Key = None
-) -> ChangeAnswer:
-    """Let a caller that was refused store to us, with the certificate that it showed."""
-    choice = Choice(name=body.ae_title, address=body.address or "", network=body.network or "")
-    return change_once(request, principal, key, "peer-approve", body, choice)
-
-
-@router.post("/peers/remove", responses=ERRORS)
-def remove_peer(
-    request: Request, principal: _Operates, body: RemovalRequest, key: Key = None
-) -> ChangeAnswer:
-    """Take an approval back."""
-    choice = Choice(name=body.ae_title, address=body.address or "")
-    return change_once(request, principal, key, "peer-remove", body, choice)
-
-
 @router.get("/disk", responses=ERRORS)
 def disk(request: Request, principal: _Sees) -> Disk:
     """How much room there is, and what takes it."""
     use = read_disk_use(context_of(request).settings)
     return Disk(size=use.size, free=use.free, originals=use.originals, database=use.database)
+
+
+for _path, _change, _body, _words in (
+    (
+        "/queue/retry",
+        "queue-retry",
+        RowsRequest,
+        "Make sent, dead and quarantined jobs ready again.",
+    ),
+    ("/queue/cancel", "queue-cancel", RowsRequest, "Give jobs up."),
+    ("/quarantine/release", "quarantine-release", RowsRequest, "Score quarantined objects again."),
+    (
+        "/quarantine/dismiss",
+        "quarantine-dismiss",
+        DismissalRequest,
+        "Set quarantined objects aside that need nothing more. Nothing is deleted.",
+    ),
+    (
+        "/commitments/retry",
+        "commitment-retry",
+        RowsRequest,
+        "Report requests that were given up again.",
+    ),
+    (
+        "/destinations/retry",
+        "destination-retry",
+        DestinationRequest,
+        "Send again what was given up.",
+    ),
+    (
+        "/destinations/relearn",
+        "destination-relearn",
+        DestinationRequest,
+        "Offer again what it does not take.",
+    ),
+    ("/peers", "peer-add", PeerRequest, "Let a sender store to us."),
+    (
+        "/peers/approve",
+        "peer-approve",
+        ApprovalRequest,
+        "Let a caller that was refused store to us, with the certificate that it showed.",
+    ),
+    ("/peers/remove", "peer-remove", RemovalRequest, "Take an approval back."),
+):
+    add_change(router, _path, _change, _body, _words)

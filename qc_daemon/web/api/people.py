@@ -22,20 +22,20 @@ from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
 from qc_daemon.web.api.shared import (
     ERRORS,
-    Body,
-    ChangeAnswer,
-    Key,
+    ChangeBody,
     Limit,
     Page,
     Sees,
     Word,
-    change_once,
+    add_change,
+    operation_id,
 )
 from qc_daemon.web.context import context_of
 
-router = APIRouter(prefix="/api/v1", tags=["people and devices"])
+router = APIRouter(
+    prefix="/api/v1", tags=["people and devices"], generate_unique_id_function=operation_id
+)
 _SeesDevices = Annotated[Principal, Depends(Access(Verb.SEE_ALL, Verb.SEE_OPERATIONS))]
-_Manages = Annotated[Principal, Depends(Access(Verb.MANAGE_IDENTITIES))]
 _Id = Annotated[str, Path(min_length=1, max_length=64, description="as in a list")]
 _Cursor = Annotated[str | None, Query(max_length=64, description="`cursor` of the page before")]
 _Language = Annotated[Literal["en", "de", "zh"] | None, Query()]
@@ -48,24 +48,33 @@ _FILES: dict[int | str, dict[str, Any]] = ERRORS | {
 }
 
 
-class MergeRequest(Body):
+class MergeRequest(ChangeBody):
     """Which one counts as which other from now on."""
 
     id: Word
     into: Word
 
+    def choice(self) -> Choice:
+        return Choice(name=self.id, into=self.into)
 
-class SplitRequest(Body):
+
+class SplitRequest(ChangeBody):
     """Which one counts as its own again."""
 
     id: Word
 
+    def choice(self) -> Choice:
+        return Choice(name=self.id)
 
-class RenameRequest(Body):
+
+class RenameRequest(ChangeBody):
     """What it is called from now on."""
 
     id: Word
     name: Word
+
+    def choice(self) -> Choice:
+        return Choice(name=self.id, into=self.name)
 
 
 def _page(rows: Sequence[dict[str, Any]], limit: int, cursor: str | None) -> Page:
@@ -106,33 +115,6 @@ def person_report(
     return _report(request, Target(PERSON, person_id), format, day, language)
 
 
-@router.post("/people/merge", responses=ERRORS)
-def merge_people(
-    request: Request, principal: _Manages, body: MergeRequest, key: Key = None
-) -> ChangeAnswer:
-    """Count a person as another."""
-    choice = Choice(name=body.id, into=body.into)
-    return change_once(request, principal, key, "person-merge", body, choice)
-
-
-@router.post("/people/split", responses=ERRORS)
-def split_person(
-    request: Request, principal: _Manages, body: SplitRequest, key: Key = None
-) -> ChangeAnswer:
-    """Undo a merge."""
-    choice = Choice(name=body.id)
-    return change_once(request, principal, key, "person-split", body, choice)
-
-
-@router.post("/people/rename", responses=ERRORS)
-def rename_person(
-    request: Request, principal: _Manages, body: RenameRequest, key: Key = None
-) -> ChangeAnswer:
-    """Give a person a name."""
-    choice = Choice(name=body.id, into=body.name)
-    return change_once(request, principal, key, "person-rename", body, choice)
-
-
 @router.get("/devices", responses=ERRORS)
 def devices(
     request: Request, principal: _SeesDevices, limit: Limit = 50, cursor: _Cursor = None
@@ -163,32 +145,19 @@ def device_report(
     return _report(request, Target(DEVICE, device_id), format, day, language)
 
 
-@router.post("/devices/merge", responses=ERRORS)
-def merge_devices(
-    request: Request, principal: _Manages, body: MergeRequest, key: Key = None
-) -> ChangeAnswer:
-    """Count a device as another."""
-    choice = Choice(name=body.id, into=body.into)
-    return change_once(request, principal, key, "device-merge", body, choice)
-
-
-@router.post("/devices/split", responses=ERRORS)
-def split_device(
-    request: Request, principal: _Manages, body: SplitRequest, key: Key = None
-) -> ChangeAnswer:
-    """Undo a merge."""
-    choice = Choice(name=body.id)
-    return change_once(request, principal, key, "device-split", body, choice)
-
-
-@router.post("/devices/rename", responses=ERRORS)
-def rename_device(
-    request: Request, principal: _Manages, body: RenameRequest, key: Key = None
-) -> ChangeAnswer:
-    """Give a device a name."""
-    choice = Choice(name=body.id, into=body.name)
-    return change_once(request, principal, key, "device-rename", body, choice)
-
+for _path, _kind in (("/people", "person"), ("/devices", "device")):
+    for _verb, _body, _words in (
+        ("merge", MergeRequest, f"Count a {_kind} as another."),
+        ("split", SplitRequest, "Undo a merge."),
+        ("rename", RenameRequest, f"Give a {_kind} a name."),
+    ):
+        add_change(
+            router,
+            f"{_path}/{_verb}",
+            f"{_kind}-{_verb}",
+            _body,
+            _words,
+        )
 
 _MEDIA_TYPES = {"pdf": "application/pdf", "html": "text/html", "json": "application/json"}
 

@@ -1,13 +1,14 @@
 """What routes of the API share: parameters, problem details, answers that are given once."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
 from qc_daemon.operations.api_answers import answer_once
-from qc_daemon.operations.changes.account_changes import make_change
+from qc_daemon.operations.changes.account_changes import CHANGES, make_change
 from qc_daemon.operations.changes.change import MAX_IDS, Choice
 from qc_daemon.operations.finding_lists import MAX_PAGE
 from qc_daemon.operations.principals import Principal
@@ -72,6 +73,14 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ChangeBody(Body):
+    """What a change is to be of."""
+
+    def choice(self) -> Choice:
+        """As the change has it."""
+        raise NotImplementedError
+
+
 class Page(BaseModel):
     """Rows; `cursor` asks for the next page, null at the end."""
 
@@ -125,3 +134,27 @@ def change_once(
         return ChangeAnswer(count=outcome.count, line=outcome.line, problems=list(outcome.problems))
 
     return once(request, principal, key, body, ChangeAnswer, make)
+
+
+def operation_id(route: APIRoute) -> str:
+    """What programs that are made from the description call the operation: its function's name."""
+    return route.name
+
+
+def add_change(
+    router: APIRouter, path: str, change: str, body: type[ChangeBody], words: str
+) -> None:
+    """Have a POST to the path make the change of this name, by who has its verb; `words` describe
+    it. The operation is called as the change."""
+
+    def make(
+        request: Request,
+        principal: Annotated[Principal, Depends(Access(CHANGES[change].verb))],
+        asked: body,  # type: ignore[valid-type]
+        key: Key = None,
+    ) -> ChangeAnswer:
+        chosen = cast(ChangeBody, asked)
+        return change_once(request, principal, key, change, chosen, chosen.choice())
+
+    name = change.replace("-", "_")
+    router.post(path, responses=ERRORS, name=name, description=words)(make)
