@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: docs commands licences audit demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
+.PHONY: docs commands licences audit demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue bench-pages conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -51,6 +51,11 @@ bench-latency: install
 bench-queue: install
 	@sh deploy/system-tools.sh
 	$(BIN)/python benchmarks/queue_backlog.py
+
+# Pages and lists with 10⁶ findings, on SQLite and PostgreSQL.
+bench-pages: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python benchmarks/page_data.py
 
 # The tables of docs/conformance.md from the code.
 conformance: install
