@@ -1,5 +1,6 @@
 """Audits as pages and API show them: what an account may see of one, and reports as documents."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -8,9 +9,13 @@ from qc_daemon.audit.reports.bundle import bundle_report
 from qc_daemon.audit.reports.composer import Link
 from qc_daemon.audit.reports.document import Document
 from qc_daemon.audit.reports.facts import PERSON, AuditFacts, Example
+from qc_daemon.audit.reports.overview import audit_report
 from qc_daemon.audit.reports.person import person_report
 from qc_daemon.audit.reports.place import place_report
 from qc_daemon.audit.reports.sections.agreement import agreement_section
+from qc_daemon.audit_trail.event import AuditKind
+from qc_daemon.audit_trail.recorder import enqueue
+from qc_daemon.language.right_to_left import is_printable
 from qc_daemon.language.wording import Wording
 from qc_daemon.operations.audit_reports import (
     ReportPeriod,
@@ -19,10 +24,11 @@ from qc_daemon.operations.audit_reports import (
     identity_names,
     load_composer,
     report_names,
+    write_document,
 )
 from qc_daemon.operations.audits import flag_rows, read_audit
 from qc_daemon.operations.finding_lists import NotVisibleError, read_entry
-from qc_daemon.operations.principals import Principal, record_access, scope_of
+from qc_daemon.operations.principals import Principal, actor_of, record_access, scope_of
 from qc_daemon.operations.shadow_audits import KIND
 from qc_daemon.operations.shared import open_store
 from qc_daemon.operations.visible_identities import may_see_devices
@@ -172,3 +178,38 @@ def audit_document(settings: Settings, content: dict[str, Any], language: str) -
         page_of="",
         numbers=wording.gettext("Numbers of the charts"),
     )
+
+
+def audit_file(
+    settings: Settings,
+    principal: Principal,
+    day: str,
+    name: str | None,
+    format: str,
+    language: str,
+) -> bytes:
+    """The audit as a file of this format, of what the account may see of it.
+
+    Raises UsageError where there is none.
+    """
+    content = read_visible_audit(settings, principal, day, name)
+    enqueue(
+        settings,
+        AuditKind.EXPORTED,
+        actor=actor_of(principal),
+        objects={"audit": content["date"]},
+        detail={"what": "report of an audit", "format": format},
+    )
+    if format == "json":
+        return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    document = audit_document(settings, content, language)
+    if "subjects" in content:
+        rows = subject_rows(settings, content)
+        if format == "pdf":
+            # Fonts of some scripts are too large to come along.
+            rows = [
+                row | {"name": row["name"] if is_printable(row["name"]) else row["id"]}
+                for row in rows
+            ]
+        document = audit_report(content, rows, document.blocks, document.created, Wording(language))
+    return write_document(document, format)

@@ -148,7 +148,7 @@ def make_report(
         # Fonts of some scripts are too large to come along.
         composer = replace(composer, name=subject.id)
     if target.kind != PERSON:
-        return _write(place_report(composer, created), format)
+        return write_document(place_report(composer, created), format)
     examples = [*subject.good[:MAX_EXAMPLES], *subject.instructive[:MAX_EXAMPLES]]
     loaded = load_pictures(settings, store, [each.finding_id for each in examples], report_language)
 
@@ -161,7 +161,7 @@ def make_report(
         composer, created, pictures(subject.good), pictures(subject.instructive), first,
         loaded.left_out,
     )  # fmt: skip
-    return _write(document, format)
+    return write_document(document, format)
 
 
 def load_composer(
@@ -237,7 +237,7 @@ def _of_bundle(
     ]
     day = date.fromisoformat(content["date"])
     created = datetime.combine(day, datetime.min.time(), UTC)
-    return _write(bundle_report(content, names, created, pictures, w), format)
+    return write_document(bundle_report(content, names, created, pictures, w), format)
 
 
 def _next_audit(settings: Settings, audit: AuditFacts) -> date | None:
@@ -327,7 +327,8 @@ def _subject(audit: AuditFacts, kind: str, id: str) -> Subject | None:
     return site
 
 
-def _write(document: Document, format: str) -> bytes:
+def write_document(document: Document, format: str) -> bytes:
+    """The document as HTML or PDF."""
     # Fonts and page layout take a second to load.
     if format == "pdf":
         from qc_daemon.audit.reports.pdf import report_pdf
@@ -387,7 +388,7 @@ def _of_exam(settings: Settings, store: Store, value: str, format: str, language
         [loaded[id] for id in good if id in loaded],
         [loaded[id] for id in instructive if id in loaded],
     )
-    return _write(document, format)
+    return write_document(document, format)
 
 
 def _exam_facts(store: Store, value: str) -> tuple[ExamFacts, dict[str, Any] | None]:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -13,6 +14,7 @@ from qc_daemon.operations import identities
 from qc_daemon.operations.access_log import AccessFilter, list_access
 from qc_daemon.operations.identities import list_devices, list_persons
 from qc_daemon.records.tables import AuditRow, AuditState
+from tests.support import pdf
 from tests.support.audit_json import audit_json
 from tests.support.web_site import CANARY, JANE, MARKUP, WebSite
 
@@ -141,6 +143,50 @@ def test_a_report_is_fetched_and_its_person_sees_by_whom(site: WebSite) -> None:
     assert "Who has read this" not in site.browser("lead").get(f"/people/{jane}").text
     rows = list_access(site.exam.settings, AccessFilter(subjects={jane}), 0)
     assert {row["action"] for row in rows} == {"report"}
+
+
+def test_an_audit_is_fetched_as_far_as_one_may_see_it(site: WebSite, tmp_path: Path) -> None:
+    jane, device = site.numbers["jane"], site.numbers["device"]
+    lead, engineer = site.browser("lead"), site.browser("engineer")
+    page = lead.get(f"/audits/{DAY}").text
+    for format in ("pdf", "html", "json"):
+        assert f'href="/audits/{DAY}/report.{format}"' in page
+    answer = lead.get(f"/audits/{DAY}/report.pdf")
+    assert answer.headers["content-disposition"] == 'attachment; filename="report.pdf"'
+    (tmp_path / "audit.pdf").write_bytes(answer.content)
+    text = pdf.text(tmp_path / "audit.pdf")
+    # Without its spaces.
+    assert f"Auditof{DAY}" in text
+    assert "Whomandwhatitisabout" in text
+    # The same audit makes the same bytes.
+    assert lead.get(f"/audits/{DAY}/report.pdf").content == answer.content
+    content = lead.get(f"/audits/{DAY}/report.json").json()
+    assert {each["id"] for each in content["subjects"]} >= {jane, device}
+    seen = engineer.get(f"/audits/{DAY}/report.json").json()
+    assert {each["kind"] for each in seen["subjects"]} == {"device", "site"} & {
+        each["kind"] for each in content["subjects"]
+    }
+    own = site.browser("sonographer").get(f"/audits/{DAY}/report.json").json()
+    assert [each["id"] for each in own["subjects"]] == [jane]
+    whole = engineer.get(f"/audits/{DAY}/report.html").text
+    assert jane not in whole
+    assert device in whole
+    assert lead.get(f"/audits/{DAY}/report.exe").status_code == 404
+    assert lead.get("/audits/1999-01-01/report.pdf").status_code == 422
+
+
+def test_a_sites_report_is_fetched(site: WebSite, tmp_path: Path) -> None:
+    lead = site.browser("lead")
+    page = lead.get("/sites?site=St+Mary").text
+    match = re.search(r'href="(/sites/report\.pdf\?[^"]+)"', page)
+    assert match is not None
+    link = html.unescape(match[1])
+    assert "site=St+Mary" in link or "site=st+mary" in link
+    (tmp_path / "site.pdf").write_bytes(lead.get(link).content)
+    assert "St.Mary" in pdf.text(tmp_path / "site.pdf")
+    assert lead.get("/sites/report.json?site=St+Mary").json()["kind"] == "site"
+    assert lead.get("/sites/report.pdf?site=nowhere").status_code in (404, 409)
+    assert site.browser("sonographer").get("/sites/report.pdf?site=St+Mary").status_code == 403
 
 
 def test_persons_and_devices_are_merged_split_and_renamed(site: WebSite) -> None:

@@ -13,6 +13,7 @@ from qc_daemon.audit.reports.facts import DEVICE, PERSON, SITE
 from qc_daemon.operations.audit_pages import (
     SubjectReport,
     audit_document,
+    audit_file,
     has_audit,
     read_visible_audit,
     record_reading,
@@ -66,11 +67,29 @@ def audit_page(
     document = audit_document(settings, content, language_of(request, principal))
     values = {
         "day": day.isoformat(),
+        "name": name,
         "content": content,
         "subjects": subject_rows(settings, content) if "subjects" in content else [],
         **report_values(document),
     }
     return render(request, "audit.html", principal, values)
+
+
+@router.get("/audits/{day}/report.{format}")
+def audit_report(
+    day: date,
+    format: str,
+    request: Request,
+    principal: SeesAudits,
+    name: str | None = None,
+) -> Response:
+    """An audit as a file."""
+    if format not in FORMATS:
+        raise HTTPException(404)
+    language = language_of(request, principal)
+    settings = context_of(request).settings
+    content = audit_file(settings, principal, day.isoformat(), name, format, language)
+    return _download(content, format)
 
 
 @router.get("/people")
@@ -118,6 +137,18 @@ def site_page(
     """The report of a site."""
     values = {"row": {"id": site, "name": site}, "readers": None}
     return _subject_page(request, principal, SITE, site, day, values)
+
+
+@router.get("/sites/report.{format}")
+def site_report(
+    format: str,
+    request: Request,
+    principal: SeesDevices,
+    site: Annotated[str, Query(min_length=1, max_length=200)],
+    day: date | None = None,
+) -> Response:
+    """A site's report as a file."""
+    return _file(request, principal, Target(SITE, site), day, format)
 
 
 @router.get("/people/{person_id}/report.{format}")
@@ -181,7 +212,8 @@ def _subject_page(
         "day": None if report is None else report.day.isoformat(),
         "report": report,
         "problem": problem,
-        "file": f"/{_TYPES[kind]}/{id}/report" if kind in _TYPES else "",
+        "file": f"/{_TYPES[kind]}/{id}/report" if kind in _TYPES else "/sites/report",
+        "file_query": {"site": id} if kind == SITE else {},
         **(report_values(report.document) if report is not None else {}),
     }
     return render(request, "subject.html", principal, every, 404 if problem else 200)
@@ -208,6 +240,10 @@ def _file(
         raise HTTPException(404)
     settings, language = context_of(request).settings, language_of(request, principal)
     content = make_report(settings, target, ReportPeriod(day, day), format, language)
+    return _download(content, format)
+
+
+def _download(content: bytes, format: str) -> Response:
     headers = {
         "content-disposition": f'attachment; filename="report.{format}"',
         "cache-control": "private, no-store",
