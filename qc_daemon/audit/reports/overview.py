@@ -35,12 +35,12 @@ def audit_report(
     rows = tuple(
         (
             str(row["name"]),
-            w.gettext(row["kind"]),
+            w.gettext(kind),
             str(row["findings"] or 0),
             str(row["exams"] or 0),
             "; ".join(row["flags"]),
         )
-        for row in subjects
+        for row, kind in ((row, str(row["kind"])) for row in subjects)
     )
     blocks: list[Block] = [Heading(w.gettext("Whom and what it is about"))]
     if rows:
