@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: docs commands licences audit demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue bench-pages conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
+.PHONY: docs commands licences audit demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue bench-web bench-pages conformance settings events dashboard bundle install lock lock-cpu deb sbom clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -51,6 +51,10 @@ bench-latency: install
 bench-queue: install
 	@sh deploy/system-tools.sh
 	$(BIN)/python benchmarks/queue_backlog.py
+
+# Readers of the pages beside receiving, half an hour; `.venv/bin/python benchmarks/web.py --quick` is shorter.
+bench-web: install
+	$(BIN)/python benchmarks/web.py
 
 # Pages and lists with 10⁶ findings, on SQLite and PostgreSQL.
 bench-pages: install

@@ -57,6 +57,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/interop/test_review_orthanc.py": (
         *("qc_daemon/deliver/", "qc_daemon/report/", "qc_daemon/operations/reviews.py"),
     ),
+    "tests/interop/test_web_load.py": ("qc_daemon/web/", *_RECEIVED, "benchmarks/web.py"),
     "tests/interop/test_soak.py": (*_RECEIVED, *_QUEUE, "qc_daemon/deliver/", "benchmarks/soak.py"),
     "tests/model/dual_branch/test_checkpoint.py": ("model/dual_branch/",),
     "tests/model/dual_branch/test_network.py": ("model/dual_branch/",),

@@ -1,0 +1,357 @@
+"""Readers of the pages beside receiving: does a machine wait longer because people look?
+
+    .venv/bin/python benchmarks/web.py [--quick] [--database URL]
+
+The service runs with the roles `receive` and `web` on an empty store. Senders, each a process with
+one association at a time, store JPEG stills as fast as they are answered. Receiving is measured
+alone, then with `--readers` people who each open a page every `--think` seconds and `--boards` live
+boards that stay open, then alone again. Printed are ratios: the rate of receiving with readers to
+the mean of that before and after; the pages' p50 and p99; the events that each board got; the
+memory of the web process over time (its last quarter to its second). A request that fails ends the
+run with an error, as does an object that is not answered with success. What was received is deleted
+a minute later: half an hour of it would fill a disk.
+
+Senders, readers and service share the machine: a ratio says what all of it costs there.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.receive import jpeg
+from qc_daemon.settings import load
+from tests.support.accounts import PASSWORD, add_account
+from tests.support.peers import association
+from tests.support.service import Service
+
+SETTINGS = """
+[store]
+url = "{url}"
+spool = "{folder}/spool"
+[receive]
+port = 0
+processes = 1
+max_associations = 64
+quiet_seconds = 3600
+[web]
+port = 0
+session_hours = 720
+idle_minutes = 43200
+"""
+PAGES = ("/exams", "/worklist?state=automatic&state=waiting", "/exams/1", "/board", "/account")
+_SAMPLE_SECONDS = 1.0
+_INSTANCES_PER_STUDY = 20
+_CLIENT_SECONDS = 120.0
+_KEPT_SECONDS, _PRUNE_SECONDS = 60.0, 20.0
+
+
+@dataclass
+class Answers:
+    """What readers got: seconds of each page, and events of each board."""
+
+    seconds: list[float] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Objects a second before, beside and after readers; what readers got; bytes of the web
+    process, sampled every second while they read."""
+
+    before: float
+    beside: float
+    after: float
+    answers: Answers
+    memory: list[int]
+
+    @property
+    def ratio(self) -> float:
+        """The rate of receiving with readers to that without."""
+        return self.beside / statistics.mean((self.before, self.after))
+
+    @property
+    def p99(self) -> float:
+        """Seconds in which 99 of 100 pages came."""
+        return percentile(self.answers.seconds, 0.99)
+
+    @property
+    def memory_ratio(self) -> float:
+        """Memory in the last quarter of the time to that in the second: the first is for what is
+        loaded once."""
+        quarter = max(1, len(self.memory) // 4)
+        second = self.memory[quarter : 2 * quarter] or self.memory
+        return statistics.mean(self.memory[-quarter:]) / statistics.mean(second)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def run(
+    folder: Path,
+    *,
+    database: str | None = None,
+    senders: int = 4,
+    readers: int = 200,
+    boards: int = 20,
+    think_seconds: float = 5.0,
+    alone_seconds: float = 60.0,
+    beside_seconds: float = 1800.0,
+) -> Outcome:
+    """Measure. Raises RuntimeError where a request or an object fails."""
+    url = database or f"sqlite:///{folder}/qc.db"
+    service = Service(folder, SETTINGS.format(url=url, folder=folder), roles=("receive", "web"))
+    service.start()
+    try:
+        add_account(load(service.config), "lead", "lead")
+        origin = f"http://127.0.0.1:{service.events('pages')[0]['port']}"
+        cookie = _log_in(origin)
+        with _pruned(folder / "spool"), sending(service.port, senders) as count:
+            before = _rate(count, alone_seconds)
+            answers, memory = Answers(), _Memory(service)
+            with memory.sampled():
+                began, objects = time.monotonic(), count.value
+                asyncio.run(
+                    _read(origin, cookie, readers, boards, think_seconds, beside_seconds, answers)
+                )
+                beside = (count.value - objects) / (time.monotonic() - began)
+            after = _rate(count, alone_seconds)
+        return Outcome(before, beside, after, answers, memory.samples)
+    finally:
+        service.end()
+
+
+@contextmanager
+def _pruned(spool: Path) -> Iterator[None]:
+    """Delete received files a minute after they came: nobody scores them here."""
+    stop = threading.Event()
+
+    def prune() -> None:
+        while not stop.wait(_PRUNE_SECONDS):
+            old = time.time() - _KEPT_SECONDS
+            for path in spool.rglob("*.dcm"):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < old:
+                        path.unlink()
+
+    thread = threading.Thread(target=prune)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _log_in(origin: str) -> str:
+    """The session's cookie, which all readers share: a log-in is slow by intent."""
+    form = {"name": "lead", "password": PASSWORD}
+    answer = httpx.post(f"{origin}/login", data=form, headers={"Sec-Fetch-Site": "same-origin"})
+    if answer.status_code != 303:
+        raise RuntimeError(f"log-in: {answer.status_code}")
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
+def _rate(count: "multiprocessing.sharedctypes.Synchronized[int]", seconds: float) -> float:
+    began, objects = time.monotonic(), count.value
+    time.sleep(seconds)
+    return (count.value - objects) / (time.monotonic() - began)
+
+
+@contextmanager
+def sending(port: int, senders: int) -> Iterator["multiprocessing.sharedctypes.Synchronized[int]"]:
+    """Processes that store until the end; gives the number of objects answered so far."""
+    spawn = multiprocessing.get_context("spawn")
+    count, stop = spawn.Value("q", 0), spawn.Event()
+    processes = [
+        spawn.Process(target=_send, args=(port, number, count, stop)) for number in range(senders)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        _wait_for_first(count, processes)
+        yield count
+        failed = [process.exitcode for process in processes if not process.is_alive()]
+        if failed:
+            raise RuntimeError(f"{len(failed)} senders failed")
+    finally:
+        stop.set()
+        for process in processes:
+            process.join(60)
+            if process.is_alive():
+                process.kill()
+
+
+def _wait_for_first(
+    count: "multiprocessing.sharedctypes.Synchronized[int]",
+    processes: list[multiprocessing.context.SpawnProcess],
+) -> None:
+    until = time.monotonic() + 300
+    while count.value < 2 * len(processes):
+        if time.monotonic() > until or not all(each.is_alive() for each in processes):
+            raise RuntimeError("senders store nothing")
+        time.sleep(0.1)
+
+
+def _send(
+    port: int,
+    number: int,
+    count: "multiprocessing.sharedctypes.Synchronized[int]",
+    stop: "multiprocessing.synchronize.Event",
+) -> None:
+    """Store stills, each with a UID of its own, a study's over one association."""
+    image: Dataset = jpeg(np.random.default_rng(number), number)
+    contexts = [(str(image.SOPClassUID), str(image.file_meta.TransferSyntaxUID))]
+    while not stop.is_set():
+        image.StudyInstanceUID = generate_uid()
+        with association(port, contexts) as peer:
+            for _ in range(_INSTANCES_PER_STUDY):
+                if stop.is_set():
+                    break
+                image.SOPInstanceUID = generate_uid()
+                image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+                if peer.send_c_store(image).Status != 0:
+                    raise RuntimeError("an object was refused")
+                with count.get_lock():
+                    count.value += 1
+
+
+async def _read(
+    origin: str,
+    cookie: str,
+    readers: int,
+    boards: int,
+    think_seconds: float,
+    seconds: float,
+    answers: Answers,
+) -> None:
+    """Read pages and boards for so long."""
+    limits = httpx.Limits(max_connections=readers + boards)
+    until = time.monotonic() + seconds
+    headers = {"cookie": cookie}
+    async with httpx.AsyncClient(
+        base_url=origin, headers=headers, limits=limits, timeout=_CLIENT_SECONDS
+    ) as client:
+        tasks = [
+            _read_pages(client, number, think_seconds, until, answers) for number in range(readers)
+        ]
+        tasks += [_watch_board(client, until, answers) for _ in range(boards)]
+        await asyncio.gather(*tasks)
+
+
+async def _read_pages(
+    client: httpx.AsyncClient, number: int, think_seconds: float, until: float, answers: Answers
+) -> None:
+    """A person: opens a page, reads it, opens the next."""
+    chance = random.Random(number)
+    pages = itertools.cycle(chance.sample(PAGES, len(PAGES)))
+    await asyncio.sleep(chance.uniform(0, think_seconds))
+    while time.monotonic() < until:
+        path, began = next(pages), time.monotonic()
+        answer = await client.get(path)
+        answers.seconds.append(time.monotonic() - began)
+        if answer.status_code != 200:
+            raise RuntimeError(f"{path}: {answer.status_code}")
+        await asyncio.sleep(chance.expovariate(1 / think_seconds))
+
+
+async def _watch_board(client: httpx.AsyncClient, until: float, answers: Answers) -> None:
+    """A screen with the live board."""
+    events = 0
+    async with client.stream("GET", "/board/events") as stream:
+        if stream.status_code != 200:
+            raise RuntimeError(f"/board/events: {stream.status_code}")
+        async for line in stream.aiter_lines():
+            events += line.startswith("event:")
+            if time.monotonic() >= until:
+                break
+    answers.events.append(events)
+
+
+class _Memory:
+    """Proportional memory of the process that serves the pages."""
+
+    def __init__(self, service: Service) -> None:
+        self.samples: list[int] = []
+        self._process = psutil.Process(service.pid("web"))
+        self._stop = threading.Event()
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self.samples.append(self._process.memory_full_info().pss)
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="two minutes instead of half an hour")
+    parser.add_argument("--database", help="URL of an empty PostgreSQL database; else SQLite")
+    parser.add_argument("--senders", type=int, default=4)
+    parser.add_argument("--readers", type=int, default=200)
+    parser.add_argument("--boards", type=int, default=20)
+    parser.add_argument("--think", type=float, default=5.0, help="seconds between two pages")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-web-") as folder:
+        outcome = run(
+            Path(folder),
+            database=arguments.database,
+            senders=arguments.senders,
+            readers=arguments.readers,
+            boards=arguments.boards,
+            think_seconds=arguments.think,
+            alone_seconds=20.0 if arguments.quick else 60.0,
+            beside_seconds=80.0 if arguments.quick else 1800.0,
+        )
+    seconds = outcome.answers.seconds
+    table = Table(title=f"{arguments.readers} readers, {arguments.boards} live boards")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in (
+        ("rate of receiving with readers to without", f"{outcome.ratio:.3f}"),
+        ("rate after to before", f"{outcome.after / outcome.before:.3f}"),
+        ("pages", f"{len(seconds):,}"),
+        ("a page, p50", f"{percentile(seconds, 0.5):.3f} s"),
+        ("a page, p99", f"{outcome.p99:.3f} s"),
+        ("events of a board, least", f"{min(outcome.answers.events, default=0):,}"),
+        ("memory of the web process, last quarter to second", f"{outcome.memory_ratio:.3f}"),
+        ("memory of the web process, most", f"{max(outcome.memory) / 2**20:.0f} MiB"),
+    ):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
