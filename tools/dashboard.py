@@ -211,6 +211,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Audit records an hour",
             (("delta(qc_daemon_audit_log_records$[1h])", "records"),),
         ),
+        Panel(
+            "Log-in headers ignored, an hour",
+            (("increase(qc_daemon_login_headers_ignored_total$[1h])", "requests"),),
+        ),
     ),
 }
 

@@ -10,16 +10,19 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.spool import private_files
+from qc_daemon.spool import private_files, service_lock
 
 FOLDER = "services"
 _MAX_BYTES = 4096
+_MOMENT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,16 @@ def announce(
         fd = private_files.create(unlocked)
     except OSError as error:
         raise _not_writable(spool, error) from error
-    with os.fdopen(fd, "wb", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        with os.fdopen(fd, "wb") as file:
             file.write(json.dumps(asdict(service)).encode())
+        # A file that is open for writing would keep the disk from being made read-only.
+        locked = unlocked.open("rb")
+    except OSError as error:
+        raise _not_writable(spool, error) from error
+    with locked:
+        try:
+            fcntl.flock(locked, fcntl.LOCK_SH)
             unlocked.replace(path)
         except OSError as error:
             raise _not_writable(spool, error) from error
@@ -78,7 +87,7 @@ def list_running(spool: Path) -> list[RunningService]:
     folder = spool / FOLDER
     services = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), _open(path) as file:
             if _is_locked(file.fileno()):
                 services += _parse(file.read(_MAX_BYTES))
     return services
@@ -100,16 +109,26 @@ def _parse(content: bytes) -> list[RunningService]:
 
 def _remove_ended(folder: Path) -> None:
     for path in folder.glob("*.json"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), _open(path) as file:
             if not _is_locked(file.fileno()):
                 path.unlink()
 
 
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(service_lock.open_to_lock(path), "rb")
+
+
 def _is_locked(fd: int) -> bool:
     """Whether another process has the lock; it is taken for a moment where none has."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return False
+    for is_last in (False, True):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if is_last:
+                return True
+            # It may be another that asks just this.
+            time.sleep(_MOMENT_SECONDS)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            return False
+    return True

@@ -43,7 +43,7 @@ def exclusive(spool: Path) -> Iterator[None]:
 def is_running(spool: Path) -> bool:
     """Whether a service runs on the spool. Changes nothing. Raises OSError."""
     try:
-        fd = _open(spool / NAME)
+        fd = open_to_lock(spool / NAME)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -55,7 +55,8 @@ def is_running(spool: Path) -> bool:
     return False
 
 
-def _open(path: Path) -> int:
+def open_to_lock(path: Path) -> int:
+    """A descriptor of the file that an exclusive lock can be taken on. Raises OSError."""
     try:
         # Over NFS an exclusive lock needs the right to write.
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
