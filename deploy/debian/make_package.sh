@@ -21,7 +21,7 @@ done
 cp pyproject.toml README.md LICENSE NOTICE "$share/"
 rm -rf "$share/deploy/debian" "$share/deploy/system-tools.sh" "$share/deploy/make_sbom.sh"
 find "$share" -type f -exec chmod 0644 {} +
-chmod 0755 "$share/deploy/install.sh" "$share/deploy/qc-daemon" "$share/training"/*.sh
+chmod 0755 "$share/deploy/install.sh" "$share/deploy/qc-daemon" "$share/deploy/oci/build.sh" "$share/training"/*.sh
 install -m 0755 deploy/qc-daemon "$root/usr/bin/qc-daemon"
 install -m 0644 deploy/systemd/*.service "$root/usr/lib/systemd/system/"
 install -m 0644 deploy/debian/copyright "$root/usr/share/doc/qc-daemon/"

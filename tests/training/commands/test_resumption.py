@@ -197,9 +197,14 @@ def _figures(out: Path) -> dict[str, Any]:
             facts.pop("command", None)
             figures[name] = facts
     if (out / "tensorboard").is_dir():
-        events = EventAccumulator(str(out / "tensorboard")).Reload()
-        for tag in events.Tags()["scalars"]:
-            figures[tag] = {event.step: event.value for event in events.Scalars(tag)}
+        # File by file: the name has whole seconds, and a run may be killed and go on within one.
+        paths = sorted((out / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in paths:
+            events = EventAccumulator(str(path)).Reload()
+            for tag in events.Tags()["scalars"]:
+                figures.setdefault(tag, {}).update(
+                    {event.step: event.value for event in events.Scalars(tag)}
+                )
     return figures
 
 

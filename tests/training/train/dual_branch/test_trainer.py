@@ -203,7 +203,7 @@ def test_a_killed_process_is_resumed_to_the_same_losses(tmp_path: Path) -> None:
         code = "from training.cli import main; main()"
         return [sys.executable, "-P", "-c", code, *arguments, *more]
 
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
     killed = tmp_path / "killed"
     process = subprocess.Popen(command("--out", str(killed)), env=environment)
     while not (killed / "checkpoint.pt").exists():
