@@ -358,6 +358,8 @@ _SHARED_KEYS = (
 def _as_json(kind: str, id: str, name: str, body: Mapping[str, Any]) -> bytes:
     """What the report is made of: the subject's part of the audit and what holds for all."""
     subject = next((s for s in body["subjects"] if s["kind"] == kind and str(s["id"]) == id), None)
+    if subject is not None and kind == PERSON:
+        subject = _without_counts_of_others(subject)
     report = {
         "kind": kind,
         "id": id,
@@ -367,6 +369,27 @@ def _as_json(kind: str, id: str, name: str, body: Mapping[str, Any]) -> bytes:
         "drift": [d for d in body.get("drift") or () if d["kind"] == kind and d["id"] == id],
     }
     return (json.dumps(report, ensure_ascii=False) + "\n").encode()
+
+
+def _without_counts_of_others(person: Mapping[str, Any]) -> dict[str, Any]:
+    """The person's part without the numbers of pictures that, where two work, are the other's."""
+    values = dict(person)
+    values["measures"] = [
+        measure | {"limits": {k: v for k, v in measure["limits"].items() if k != "others"}}
+        if measure.get("limits")
+        else measure
+        for measure in person["measures"]
+    ]
+    if person.get("devices"):
+        values["devices"] = [_with_share(device) for device in person["devices"]]
+    return values
+
+
+def _with_share(device: Mapping[str, Any]) -> dict[str, Any]:
+    """A person's device with everybody's share of standard views there, not their count."""
+    values = {key: value for key, value in device.items() if key not in ("device_x", "device_n")}
+    x, n = device.get("device_x"), device.get("device_n")
+    return values | {"device_value": round(x / n, 6) if x is not None and n else None}
 
 
 def _of_exam(settings: Settings, store: Store, value: str, format: str, language: str) -> bytes:

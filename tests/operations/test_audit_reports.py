@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import update
+from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from detector.console import UsageError
@@ -20,13 +20,14 @@ from detector.errors import QCError
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Operator
 from qc_daemon.operations.audit_reports import (
+    FORMATS,
     ReportPeriod,
     Target,
     choose_format,
     write_report,
 )
 from qc_daemon.operations.reviews import Answer, dispute
-from qc_daemon.records.tables import AcquisitionRow, AuditState
+from qc_daemon.records.tables import AcquisitionRow, AuditRow, AuditState
 from tests.support import pdf
 from tests.support.audited_exam import CANARIES, AuditedExam
 from tests.support.reviewed_exam import REGION
@@ -120,6 +121,46 @@ def test_the_newest_audit_of_the_period_is_reported(own_audited: AuditedExam) ->
         assert body["id"] == own_audited.person
         assert body["name"] == "Berg, Anna"
         assert {m["name"] for m in body["subject"]["measures"]} >= {"standard", "completion"}
+
+
+def test_no_other_persons_counts_or_ids_are_in_the_report_of_a_person(
+    own_audited: AuditedExam, tmp_path: Path
+) -> None:
+    """Others have a hundred times the pictures, with the same shares: no file changes."""
+    path = tmp_path / "report.pdf"
+
+    def written() -> dict[str, bytes]:
+        return {f: own_audited.report(f, person=own_audited.person) for f in FORMATS}
+
+    before = written()
+    path.write_bytes(before["pdf"])
+    page = re.sub(r"base64,[A-Za-z0-9+/=]+", "", before["html"].decode())
+    texts = [page, before["json"].decode(), pdf.text(path)]
+    with own_audited.reviewed.exam.store.begin() as session:
+        for row in session.scalars(select(AuditRow)):
+            assert row.content is not None
+            body = json.loads(row.content)
+            others = [s for s in body["subjects"] if s["id"] != own_audited.person]
+            assert sum(s["kind"] == "person" for s in others) == 8
+            for subject in others:
+                for measure in subject["measures"]:
+                    multiply(measure, "x", "n")
+                multiply(subject, "findings", "exams")
+            (own,) = (s for s in body["subjects"] if s["id"] == own_audited.person)
+            for device in own["devices"]:
+                multiply(device, "device_x", "device_n")
+            for measure in own["measures"]:
+                multiply(measure.get("limits") or {}, "others")
+            row.content = json.dumps(body).encode()
+    for text in texts:
+        assert not re.search(r"\bq[0-7]\b", text)
+    assert written() == before
+
+
+def multiply(body: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if body.get(key) is not None:
+            body[key] *= 100
 
 
 def test_a_report_says_the_same_each_time(audited: AuditedExam) -> None:

@@ -38,6 +38,8 @@ from qc_daemon.language.wording import Wording
 _ROW = 26.0
 _MAX_LABEL = 0.36
 _GAP = 12.0
+_LEAST_OTHERS = 5
+"""Of fewer a band would single someone out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,8 @@ def forest_chart(
 
 
 def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
-    """Where a share lies among others': their whole span, the middle half and the median as a band,
-    without names or ranks. Raises ValueError without rows."""
+    """Where a share lies among others': the middle half and the median as a band, without names,
+    counts, extremes or ranks. Raises ValueError without rows."""
     if not rows:
         raise ValueError("a strip needs a row")
     values = [
@@ -165,9 +167,8 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
         shapes += plot.texts(index, row.label, values[index], row.href)
         span = _quantiles(row.others)
         if span is not None:
-            least, lower, median, upper, most = (plot.x(each) for each in span)
+            lower, median, upper = (plot.x(each) for each in span)
             shapes += [
-                Area(_bar(least, most, y, 3.0), Tone.PALE),
                 Area(_bar(lower, upper, y, 7.0), Tone.LIGHT),
                 Line(((median, y - 9), (median, y + 9)), Tone.INK, 1.6),
             ]
@@ -189,8 +190,8 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
                 f"{row.share.x}/{row.share.n}",
                 w.percent(row.share.value),
                 str(len(row.others)),
-                "–" if span is None else w.interval(span[1], span[3]),
-                "–" if span is None else w.percent(span[2]),
+                "–" if span is None else w.interval(span[0], span[2]),
+                "–" if span is None else w.percent(span[1]),
             )
         )
     entries = [
@@ -200,7 +201,6 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
         sample = Line(((0.0, -7.0), (0.0, 7.0)), Tone.INK, 1.6)
         entries += [
             LegendEntry(area_sample(Tone.LIGHT), w.gettext("middle half of the others")),
-            LegendEntry(area_sample(Tone.PALE), w.gettext("all others")),
             LegendEntry(sample, w.gettext("median of the others")),
         ]
     columns = (
@@ -218,10 +218,9 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
     return plot.chart(shapes, entries, title, description, table)
 
 
-def _quantiles(shares: Sequence[float]) -> tuple[float, float, float, float, float] | None:
-    """Least, quarter, median, three quarters, most, between neighbours; None of fewer than three,
-    whom a band would single out."""
-    if len(shares) < 3:
+def _quantiles(shares: Sequence[float]) -> tuple[float, float, float] | None:
+    """Quarter, median and three quarters, between neighbours; None of fewer than five."""
+    if len(shares) < _LEAST_OTHERS:
         return None
     ordered = sorted(shares)
 
@@ -231,7 +230,7 @@ def _quantiles(shares: Sequence[float]) -> tuple[float, float, float, float, flo
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    return at(0.0), at(0.25), at(0.5), at(0.75), at(1.0)
+    return at(0.25), at(0.5), at(0.75)
 
 
 def _bar(x0: float, x1: float, y: float, half: float) -> tuple[tuple[float, float], ...]:

@@ -29,7 +29,8 @@ def devices_section(composer: Composer) -> Iterator[Block]:
             composer.names.device(each.id),
             w.percent(each.part),
             f"{each.own.x}/{each.own.n} = {w.percent(each.own.value)}",
-            f"{each.everybody.x}/{each.everybody.n} = {w.percent(each.everybody.value)}",
+            # Of a machine that two share, everybody's count tells the other's.
+            w.percent(each.everybody.value),
             "–" if each.effect is None else _points(each.effect, w),
         )
         for each in composer.subject.devices
@@ -93,8 +94,9 @@ def _other_shares(composer: Composer, name: str) -> Iterator[float]:
 
 
 def _funnel(composer: Composer) -> Iterator[Block]:
-    """All shares of standard views by the number of pictures; with the case mix taken out where
-    the audit could, as then one benchmark is everybody's."""
+    """Shares of standard views by the number of pictures; with the case mix taken out where the
+    audit could, as then one benchmark is everybody's. Of people only the own share: in a small lab
+    a number of pictures tells who it is."""
     w, own = composer.w, composer.measure(measure_facts.STANDARD)
     if own is None or own.limits is None or own.share is None:
         return
@@ -109,8 +111,10 @@ def _funnel(composer: Composer) -> Iterator[Block]:
         title = w.gettext("Standard views by the number of pictures, adjusted")
     if not 0 < centre < 1:
         return
+    is_person = composer.subject.kind == facts.PERSON
+    others = [] if is_person else composer.audit.others(composer.subject)
     units = []
-    for each in [*composer.audit.others(composer.subject), composer.subject]:
+    for each in [*others, composer.subject]:
         measure = each.measure(own.name)
         if measure is None or measure.share is None:
             continue
