@@ -18,7 +18,7 @@ from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
 from model.finding import STANDARD, Finding, Judgement
 from qc_daemon.audit.reports.document import Picture
-from qc_daemon.language.catalogues import translations
+from qc_daemon.language.catalogues import CHINESE, translations
 from qc_daemon.operations.reviews import state_of
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import RevisionFacts, in_spool
@@ -140,7 +140,10 @@ def _picture(example: _Example, pixels: Pixels, language: str) -> Picture:
     title = f"{example.finding_id}: {t.gettext(VIEWS[judgement.view].meaning)}"
     lines = [t.gettext(words.VERDICTS[judgement.quality])]
     if judgement.probability is not None:
-        lines[0] += f" ({words.percent(judgement.probability)})"
+        share = words.percent(judgement.probability)
+        # As the charts beside it write shares.
+        share = share.replace("\N{NO-BREAK SPACE}", "") if language == CHINESE else share
+        lines[0] += f" ({share})"
     if judgement.quality != STANDARD:
         for fault in words.faults(judgement)[:MAX_FAULTS]:
             fix = words.fix(fault, t)

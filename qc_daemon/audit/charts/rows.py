@@ -1,7 +1,7 @@
 """Charts of a row each: shares with their intervals, and where one lies among others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qc_daemon.audit.charts.axes import (
     EDGE,
@@ -215,7 +215,11 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
     description = w.gettext("Own shares among those of others: {rows}.").format(
         rows="; ".join(f"{row.label} {text}" for row, text in zip(rows, values, strict=True))
     )
-    return plot.chart(shapes, entries, title, description, table)
+    few = w.gettext("There is no band where fewer than {least} others can be judged.")
+    notes = (few.format(least=_LEAST_OTHERS),)
+    has_all = all(_quantiles(row.others) is not None for row in rows)
+    chart = plot.chart(shapes, entries, title, description, table)
+    return chart if has_all else replace(chart, notes=notes)
 
 
 def _quantiles(shares: Sequence[float]) -> tuple[float, float, float] | None:

@@ -32,7 +32,7 @@ def method_section(composer: Composer) -> Iterator[Block]:
     yield Heading(w.gettext("How this was computed, and what is next"))
     lines = [
         w.gettext(
-            "Judged: {start} to {end} ({zone}), {findings} findings of {exams} exams."
+            "Judged: {start} to {end} ({zone}); findings: {findings}, exams: {exams}."
         ).format(
             start=audit.start.isoformat(),
             end=audit.end.isoformat(),
