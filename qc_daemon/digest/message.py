@@ -49,7 +49,7 @@ def _lines(digest: Digest, link: str | None, w: Wording) -> list[str]:
         place, command = f"audits/{digest.day}", f"qc-daemon audit show {digest.day}"
     else:
         first = w.gettext("Your private report of the audit of {day} is there.")
-        place = f"reports/person/{digest.subject}?to={digest.day}"
+        place = f"people/{digest.subject}?day={digest.day}"
         command = f"qc-daemon report --person {digest.subject} --to {digest.day}"
     where = f"{link}/{place}" if link is not None else command
     return [

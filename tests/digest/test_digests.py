@@ -126,7 +126,7 @@ def test_a_mail_has_a_link_and_no_number_of_anybody(lab: Lab) -> None:
         lab.mail(server.port, link="https://qc.example.org")
         lab.send()
         anna = server.mails[1].get_content()
-    assert "https://qc.example.org/reports/person/p1680f6b9?to=2026-06-28" in anna
+    assert "https://qc.example.org/people/p1680f6b9?day=2026-06-28" in anna
     assert "%" not in anna
 
 

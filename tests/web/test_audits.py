@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from qc_daemon.digest.message import Digest, mail_message
+from qc_daemon.language.wording import Wording
 from qc_daemon.operations import identities
 from qc_daemon.operations.access_log import AccessFilter, list_access
 from qc_daemon.operations.identities import list_devices, list_persons
@@ -70,6 +72,21 @@ def test_a_sonographer_sees_her_own_report_and_nobody_elses(site: WebSite) -> No
     assert numbers["jane"] in audit
     assert "/people/q1" not in audit
     assert "/devices/" not in audit
+
+
+def test_the_link_of_a_private_mail_leads_to_the_report(site: WebSite) -> None:
+    jane = site.numbers["jane"]
+    digest = Digest("jane@example.org", "nightly", DAY, jane)
+    text = mail_message(digest, "qc@example.org", "https://qc", Wording("en")).get_content()
+    (address,) = re.findall(r"https://qc(/\S+)", text)
+    page = site.browser("sonographer").get(address)
+    assert page.status_code == 200
+    assert "Private: for the person it is about" in page.text
+    assert f"2026-03-30 – {DAY}" in page.text
+    digest = Digest("lead@example.org", "nightly", DAY)
+    text = mail_message(digest, "qc@example.org", "https://qc", Wording("en")).get_content()
+    (address,) = re.findall(r"https://qc(/\S+)", text)
+    assert site.browser("lead").get(address).status_code == 200
 
 
 def test_an_engineer_sees_devices_and_no_person(site: WebSite) -> None:
