@@ -112,12 +112,13 @@ def dsrdump() -> Callable[[Path], str]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; skipped where mounting is not allowed."""
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, or of the size that an indirect parameter gives (as `16m`); skipped
+    where mounting is not allowed."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mount, size = shutil.which("mount"), getattr(request, "param", "256k")
+    command = [mount or "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
         # Only root may mount; root that may not (a container) is no reason to fail but in CI.
         require(os.geteuid() != 0, "the right to mount a small tmpfs")

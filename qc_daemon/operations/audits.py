@@ -109,7 +109,11 @@ def run_audit(
             only = (name, local_date)
             claimed = audits.claim(session, owner, clock(), LEASE_SECONDS, only=only)
     if claimed is None:
-        raise QCError(ErrorCode.STORAGE, f"the audit of {local_date} is run by another process")
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the audit of {local_date} is run by another process; if that has ended, try again in"
+            f" {LEASE_SECONDS / 60:.0f} minutes",
+        )
     try:
         return perform(
             settings, store, claimed, progress=progress, clock=clock, make_engine=make_engine

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import sqlite3
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from qc_daemon.operations.audits import (
 )
 from qc_daemon.operations.result_import import import_findings
 from qc_daemon.records.results import audits
+from qc_daemon.records.results.audits import LEASE_SECONDS
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AuditState
 from qc_daemon.settings import Settings, load
+from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
 from tests.support.histories import misses
 from training.phantom.history import write_history
@@ -315,6 +319,39 @@ def test_a_failure_is_stored_without_its_words(
         run_audit(settings, LAST, clock=clock)
     [listed] = [json.loads(line) for line in run("list", "--format", "json").stdout.splitlines()]
     assert (listed["state"], listed["reason"]) == ("failed", "RuntimeError")
+
+
+@pytest.mark.parametrize("small_disk", ["16m"], indirect=True)
+def test_a_disk_that_is_full_is_one_line_and_the_audit_before_stays(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, history: Path
+) -> None:
+    """The disk of the database fills up while the audit is run again; then it is full at once."""
+    settings = prepare(f"sqlite:///{small_disk / 'qc.db'}", monkeypatch, history)
+    run_audit(settings, LAST, clock=clock)
+    before = stored_bytes(settings)
+    ballast = small_disk / "ballast"
+
+    def fill(part: float) -> None:
+        if part >= 0.3 and not ballast.exists():
+            with ballast.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+
+    # The log of the database would take what is left of it in place of the disk.
+    with closing(sqlite3.connect(small_disk / "qc.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with pytest.raises(QCError, match=r"cannot be used: (database or disk is full|disk I/O error)"):
+        run_audit(settings, LAST, progress=fill, clock=clock)
+    assert ballast.exists()
+    ended = qc_daemon_here("audit", "run", "--date", LAST)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().count("\n") == 0
+    assert ended.stderr.strip().startswith("error: ")
+    assert stored_bytes(settings) == before
+    ballast.unlink()
+    later = NOW + timedelta(seconds=LEASE_SECONDS + 1)
+    again = run_audit(settings, LAST, clock=lambda: later)
+    assert json.dumps(again, sort_keys=True) == json.dumps(json.loads(before), sort_keys=True)
 
 
 @pytest.mark.slow
