@@ -440,7 +440,7 @@ def test_points_of_an_own_trend_say_how_many_pictures_they_are_of() -> None:
     document = person_report(composer(body, "person", "p00"), CREATED)
     words = Page(report_html(document)).words
     assert "Each point is four weeks, with at least 20 pictures or views." in words
-    assert "3 points" in words
+    assert "Points not drawn, for there are fewer: 3." in words
     [chart] = [chart for chart in document.charts() if chart.name == "standard"]
     assert len(chart.chart.table.rows) == 2
 

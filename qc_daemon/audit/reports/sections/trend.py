@@ -83,7 +83,7 @@ def _points_words(composer: Composer, own: measure_facts.OwnTrend, *, is_share: 
         length=length, least=own.least, counted=counted
     )
     if own.left_out:
-        words += " " + w.gettext("Not drawn, for there are fewer: {count} points.").format(
+        words += " " + w.gettext("Points not drawn, for there are fewer: {count}.").format(
             count=own.left_out
         )
     return words
