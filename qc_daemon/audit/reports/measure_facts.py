@@ -161,6 +161,11 @@ class Measure:
     own_trend: OwnTrend | None = None
 
     @property
+    def points(self) -> tuple[Period, ...]:
+        """What a chart along time draws: a person's longer periods, where there are any."""
+        return self.own_trend.periods if self.own_trend and self.own_trend.periods else self.periods
+
+    @property
     def kind(self) -> str:
         """The name without its view or criterion."""
         return self.name.partition(":")[0]

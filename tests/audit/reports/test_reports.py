@@ -443,6 +443,16 @@ def test_points_of_an_own_trend_say_how_many_pictures_they_are_of() -> None:
     assert "Points not drawn, for there are fewer: 3." in words
     [chart] = [chart for chart in document.charts() if chart.name == "standard"]
     assert len(chart.chart.table.rows) == 2
+    assert "own trend:" not in words
+    # What is said first is what the chart shows, and not of the weeks that it does not draw.
+    standard["own_trend"]["signals"] = [{"at": 1, "rule": "beyond-limit"}]
+    standard["signals"] = []
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert re.search(r"Standard views, own trend: .*, since 2026-05-04", words)
+    standard["signals"] = [{"at": len(standard["history"]) - 1, "rule": "beyond-limit"}]
+    standard["own_trend"]["signals"] = []
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert "own trend:" not in words
 
 
 def test_an_audit_with_the_least_of_keys_can_be_reported() -> None:

@@ -74,16 +74,17 @@ def summary_section(composer: Composer) -> Iterator[Block]:
 
 
 def _trend_alarms(composer: Composer, flagged_measures: Sequence[Measure]) -> Iterator[str]:
-    """Of each measure that has no flag: the alarm of its own chart that goes on till now."""
+    """Of each measure that has no flag: the alarm of its own chart that goes on till its
+    last point."""
     for name in (measure_facts.STANDARD, measure_facts.COMPLETION):
         measure = composer.measure(name)
-        if measure is None or measure in flagged_measures or not measure.periods:
+        if measure is None or measure in flagged_measures or not measure.points:
             continue
-        last = measure.periods[-1]
+        last = measure.points[-1]
         rule = next((rule for rule in last.rules if rule in ALARMS), None)
         if rule is None:
             continue
-        run = takewhile(lambda p: set(p.rules) & set(ALARMS), reversed(measure.periods))
+        run = takewhile(lambda p: set(p.rules) & set(ALARMS), reversed(measure.points))
         yield composer.w.gettext("{measure}, own trend: {rule}, since {day}").format(
             measure=composer.title(measure),
             rule=chart_rule_words(rule, composer.w),

@@ -15,8 +15,7 @@ def trend_section(composer: Composer, name: str, title: str, chart_name: str) ->
     if measure is None or not measure.periods:
         return
     is_share = measure.unit == "1"
-    own = measure.own_trend
-    periods = measure.periods if own is None or not own.periods else own.periods
+    own, periods = measure.own_trend, measure.points
     if len(periods) == 1:
         yield Paragraph(_single_words(composer, periods[0], title, is_share=is_share))
         return
