@@ -171,6 +171,19 @@ def test_strip(rows: list[tuple[str, Proportion, tuple[float, ...]]], w: Wording
     check_chart(chart)
 
 
+def test_a_band_needs_five_others_and_has_no_extremes() -> None:
+    shares = (0.11, 0.42, 0.5, 0.61, 0.93)
+    chart = strip_chart([StripRow("All", Proportion(30, 40), shares)], "Others", ENGLISH)
+    everything = write_svg(chart.drawing, "c") + str(chart.table)
+    assert chart.table.rows[0][4:] == (ENGLISH.interval(0.42, 0.61), ENGLISH.percent(0.5))
+    assert ENGLISH.percent(0.11) not in everything
+    assert ENGLISH.percent(0.93) not in everything
+    assert chart.notes == ()
+    few = strip_chart([StripRow("All", Proportion(30, 40), shares[:4])], "Others", ENGLISH)
+    assert few.table.rows[0][4:] == ("–", "–")
+    assert "fewer than 5 others" in few.notes[0]
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.integers(1, 4).flatmap(
