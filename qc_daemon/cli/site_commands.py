@@ -147,10 +147,17 @@ def site_activate(
 
     Example: qc-daemon site activate 78c3012b2bbe --by "Dr Weber"
     """
-    from qc_daemon.operations.sites import activate
+    from qc_daemon.operations.sites import activate, sites_instead
 
-    record = activate(load_settings(config), source, by)
+    settings = load_settings(config)
+    record = activate(settings, source, by)
     say(f"site {record.site}: calibration {record.id} is active for new findings")
+    # A file that was fitted without --site is of images that name none: it would change nothing.
+    if others := sites_instead(settings, record.site):
+        _warn(
+            f"no image is of site {record.site} so far; there are: {', '.join(others)}: to"
+            " calibrate one of them, fit again with --site"
+        )
 
 
 @site.command("retire")

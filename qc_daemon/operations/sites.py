@@ -194,10 +194,22 @@ def decide(
 
 def _require_images(session: Session, settings: Settings, name: str) -> None:
     """Raises UsageError where other sites have images and this one has none: a slip of the pen."""
+    if others := _sites_instead(session, settings, name):
+        raise UsageError(f"no image is of site {name}; there are: {', '.join(others)}")
+
+
+def sites_instead(settings: Settings, site: str) -> list[str]:
+    """The sites that images name where none is of this one; empty where one is, or there are no
+    images."""
+    with open_store(settings).read() as session:
+        return _sites_instead(session, settings, site_of(site))
+
+
+def _sites_instead(session: Session, settings: Settings, name: str) -> list[str]:
     site_names = {_site(settings, place) for place in sites.names(session)}
-    if site_names and name not in site_names:
-        names = sorted(_written_name(session, settings, each) for each in site_names)
-        raise UsageError(f"no image is of site {name}; there are: {', '.join(names)}")
+    if name in site_names:
+        return []
+    return sorted(_written_name(session, settings, each) for each in site_names)
 
 
 def list_history(settings: Settings, site: str | None) -> list[dict[str, Any]]:

@@ -346,3 +346,17 @@ def test_a_waiver_for_a_site_without_images_is_a_slip(service: Service) -> None:
     service.say("waive", "Here", "--by", "Dr Weber")
     service.score("St. Mary's", 1)
     refused(service.run("waive", "St. Marys", "--by", "Dr Weber"), "there are: St. Mary's")
+
+
+def test_a_calibration_for_a_site_without_images_is_told(service: Service, tmp_path: Path) -> None:
+    service.score("St. Mary's", 80)
+    record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
+    for site, told in (("unnamed", True), ("ST. MARY'S", False)):
+        path = tmp_path / "site.json"
+        path.write_text(json.dumps(replace(record, site=site).to_json()))
+        result = service.run("activate", str(path), "--by", "Dr Weber")
+        assert result.exit_code == 0, result.output
+        assert f"site {site}: calibration" in result.stdout
+        said = result.stderr
+        assert ("there are: St. Mary's" in said and "--site" in said) is told, said
+        assert len(said.splitlines()) == int(told)
