@@ -47,7 +47,8 @@ Pictures of ultrasound that persons of this site have judged, for `qc-model trai
 --samples samples.json` and `qc-model evaluate --samples samples.json`.
 
 Labels are persons' verdicts that stand: where two readings differed, the decision between them.
-Boxes and descriptions are the models' of that time, whoever judged: learn no detector from them.
+Boxes and descriptions are the models' of that time, whoever judged. `boxes_by` says so: qc-model
+neither learns from these boxes nor measures a detector by them.
 `group` is a pseudonym of the patient, `hospital` of the site. The key to both is in the database.
 
 The pictures show the tissue region alone. TEXT THAT THE MACHINE HAS WRITTEN INTO IT IS STILL THERE:
@@ -187,6 +188,7 @@ def _sample(
         "dataset": "reviews",
         "region": [0, 0, x1 - x0, y1 - y0],
         "coordinates": list(_coordinates(body["detections"], (x0, y0, x1, y1))),
+        "boxes_by": "models",
         "criteria": {code: met for code, met in outcome.criteria if met is not None},
         "review": {
             "state": reviewed.state.status,

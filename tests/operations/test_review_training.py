@@ -54,8 +54,11 @@ def test_samples_have_the_persons_label_and_the_region_of_the_picture(
     x0, y0, x1, y1 = 20, 10, 150, 110
     np.testing.assert_array_equal(pixels, np.repeat(whole[y0:y1, x0:x1, None], 3, axis=2))
     assert first.region == (0.0, 0.0, 130.0, 100.0)
-    # Boxes are in pixels of the picture, and clipped to it.
-    assert first.boxes[0].bbox == (0.0, 10.5, 40.75, 30.0)
+    # Boxes are in pixels of the picture, and clipped to it; nobody drew them.
+    written = items(out)[0]
+    assert written["coordinates"][0]["bbox"] == [0.0, 10.5, 40.75, 30.0]
+    assert written["boxes_by"] == "models"
+    assert (first.boxes, first.annotated) == ((), frozenset())
     assert REGION[0] == x0
 
 

@@ -64,3 +64,5 @@ def test_a_bundle_is_evaluated_on_reviews(
     figures = json.loads(out.read_text())
     (evaluated,) = figures["sets"].values()
     assert evaluated["pictures"] == 8, evaluated.keys()
+    # The boxes are the detector's own: it is not measured by them.
+    assert "detector" not in evaluated

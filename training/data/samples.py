@@ -140,13 +140,16 @@ def _parse_sample(item: Any, index: int, path: Path, origin: Origin | None) -> S
     coordinates = _required(item, "coordinates")
     if not isinstance(coordinates, list):
         raise ValueError("coordinates is no list")
+    boxes = tuple(_parse_box(box, at, width, height) for at, box in enumerate(coordinates))
+    # A detector's own boxes are no truth: neither to learn from nor to measure it by.
+    is_annotated = _parse_boxes_by(item) != "models"
     source = path.resolve().parent.name
     exam = item.get("exam", name)
     return Sample(
         image=image,
         standard=label == "standard",
-        boxes=tuple(_parse_box(box, at, width, height) for at, box in enumerate(coordinates)),
-        annotated=frozenset(BY_CODE) - {UNKNOWN},
+        boxes=boxes if is_annotated else (),
+        annotated=frozenset(BY_CODE) - {UNKNOWN} if is_annotated else frozenset(),
         view=_parse_view(item),
         description=_parse_text(item, "description", may_be_empty=True),
         criteria=_parse_criteria(item.get("criteria")),
@@ -160,6 +163,14 @@ def _parse_sample(item: Any, index: int, path: Path, origin: Origin | None) -> S
         hospital=_parse_text(item, "hospital", ""),
         location=f"{path.name}: sample {index}",
     )
+
+
+def _parse_boxes_by(item: dict[str, Any]) -> str:
+    """Who drew the boxes: "person", as where nothing is said, or "models"."""
+    by = item.get("boxes_by", "person")
+    if by not in ("person", "models"):
+        raise ValueError(f"boxes_by {by!r} is neither person nor models")
+    return str(by)
 
 
 def _required(item: dict[str, Any], key: str) -> Any:

@@ -268,3 +268,15 @@ def test_halves_share_no_vendor_and_no_uid(shared_data: Path) -> None:
     assert len(tuning) + len(judging) == 26
     assert min(len(tuning), len(judging)) >= 8
     assert not traits(tuning) & traits(judging)
+
+
+def test_boxes_that_models_drew_are_no_truth(tmp_path: Path) -> None:
+    drawn, made = read_samples(
+        write(tmp_path, [item(boxes_by="person"), item(image_path="b.png", boxes_by="models")])
+    )
+    assert drawn.boxes
+    assert drawn.annotated
+    assert made.boxes == ()
+    assert made.annotated == frozenset()
+    with pytest.raises(SampleError, match="boxes_by 'me' is neither person nor models"):
+        read_samples(write(tmp_path, [item(boxes_by="me")]))
