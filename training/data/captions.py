@@ -1,6 +1,7 @@
 """Pictures with their captions: CSVs with the pictures beside them, divided by patient or case."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,11 @@ def read_captions(
             caption = " ".join(row[caption_column].split())
             if not caption:
                 raise SampleError(f"{where}: the caption is empty")
-            # Two CSVs may number their cases alike.
-            group = f"{path.stem}/{group_key(row[group_column])}" if group_column else str(image)
+            # From its CSV on, so that a copy of the data elsewhere is divided the same.
+            group = os.path.relpath(image, path.parent)
+            if group_column:
+                # Two CSVs may number their cases alike.
+                group = f"{path.stem}/{group_key(row[group_column])}"
             pair = Captioned(image, caption, group, where)
             same = first.setdefault((image.resolve(), caption), pair)
             if same is not pair:

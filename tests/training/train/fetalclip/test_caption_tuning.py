@@ -77,6 +77,22 @@ def test_captions_are_kept_whole_and_cases_are_not_divided(tmp_path: Path) -> No
     assert validation
 
 
+def test_a_copy_of_the_data_elsewhere_is_divided_the_same(tmp_path: Path) -> None:
+    parts = []
+    for folder in (tmp_path / "here", tmp_path / "elsewhere"):
+        (folder / "images").mkdir(parents=True)
+        names = [f"{number}.png" for number in range(40)]
+        for name in names:
+            Image.new("RGB", (8, 8)).save(folder / "images" / name)
+        rows = [f"{name},a picture" for name in names]
+        (folder / "pairs.csv").write_text("\n".join(["filename,Caption", *rows]) + "\n")
+        training, validation = divide_captions(read_captions([folder / "pairs.csv"]), 0.3, 0)
+        assert training
+        assert validation
+        parts.append([pair.image.name for pair in validation])
+    assert parts[0] == parts[1]
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path / "a")
     assert _line(path, group_column="patient") == f"{path}: row 1: patient is missing"
