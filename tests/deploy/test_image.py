@@ -56,7 +56,7 @@ def test_hadolint_finds_no_fault() -> None:
     assert (process.returncode, process.stdout + process.stderr) == (0, "")
 
 
-def test_a_fault_would_be_found(tmp_path: Path) -> None:
+def test_a_planted_fault_fails_the_linters(tmp_path: Path) -> None:
     path = tmp_path / "Containerfile"
     path.write_text("FROM debian\nRUN cd /tmp && apt-get install x\n")
     assert hadolint(path).returncode == 1

@@ -348,7 +348,9 @@ def test_a_waiver_for_a_site_without_images_is_a_slip(service: Service) -> None:
     refused(service.run("waive", "St. Marys", "--by", "Dr Weber"), "there are: St. Mary's")
 
 
-def test_a_calibration_for_a_site_without_images_is_told(service: Service, tmp_path: Path) -> None:
+def test_a_calibration_for_a_site_without_images_has_a_warning(
+    service: Service, tmp_path: Path
+) -> None:
     service.score("St. Mary's", 80)
     record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
     for site, told in (("unnamed", True), ("ST. MARY'S", False)):

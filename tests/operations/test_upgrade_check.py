@@ -148,7 +148,7 @@ def lite(tmp_path: Path, migrated_sqlite: Path) -> Path:
     return path
 
 
-def test_settings_that_are_gone_are_each_named_and_the_rest_is_looked_at(lite: Path) -> None:
+def test_each_unknown_setting_is_named_and_the_rest_is_checked(lite: Path) -> None:
     lite.write_text(
         lite.read_text() + "keep_pixel_days = 4\n[receive]\nbell = 1\n[[destination]]\n"
         'name = "pacs"\nae_title = "P"\nhost = "10.0.0.1"\nport = 104\ncolour = "red"\n'
@@ -210,7 +210,7 @@ def test_the_active_bundle_is_one_that_this_version_reads(lite: Path, tmp_path: 
     assert "format is not" in results["bundle"][0][1]
 
 
-def test_a_bundle_of_a_former_release_is_told_of(lite: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_a_former_release_has_a_warning(lite: Path, tmp_path: Path) -> None:
     """The installer removes a release after the next one: its bundle goes with it."""
     folder = other_bundle(tmp_path / "release" / "model" / "bundles" / "default")
     activate(lite, folder, "1" * 64)

@@ -51,13 +51,15 @@ def lead(package: ModuleType, served: tuple[WebSite, str]) -> Any:
 
 def test_each_operation_is_in_the_client(served: tuple[WebSite, str], package: ModuleType) -> None:
     assert package.__file__ is not None
-    made = {path.stem for path in Path(package.__file__).parent.glob("api/*/*.py")} - {"__init__"}
+    modules = {path.stem for path in Path(package.__file__).parent.glob("api/*/*.py")} - {
+        "__init__"
+    }
     described = {
         each["operationId"]
         for methods in served[0].app.openapi()["paths"].values()
         for each in methods.values()
     }
-    assert made == described
+    assert modules == described
     # Names of ours, not of paths.
     assert {"findings", "review", "queue_retry", "person_merge"} <= described
 

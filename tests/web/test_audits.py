@@ -179,8 +179,8 @@ def test_an_audit_is_fetched_as_far_as_one_may_see_it(site: WebSite, tmp_path: P
     assert lead.get(f"/audits/{DAY}/report.pdf").content == answer.content
     content = lead.get(f"/audits/{DAY}/report.json").json()
     assert {each["id"] for each in content["subjects"]} >= {jane, device}
-    seen = engineer.get(f"/audits/{DAY}/report.json").json()
-    assert {each["kind"] for each in seen["subjects"]} == {"device", "site"} & {
+    report = engineer.get(f"/audits/{DAY}/report.json").json()
+    assert {each["kind"] for each in report["subjects"]} == {"device", "site"} & {
         each["kind"] for each in content["subjects"]
     }
     own = site.browser("sonographer").get(f"/audits/{DAY}/report.json").json()

@@ -250,7 +250,7 @@ def test_clocks_may_differ_by_the_leeway(
     assert log_in(site.visitor()).status_code == status
 
 
-def test_keys_are_kept_and_asked_for_again_when_they_change(
+def test_keys_are_cached_and_fetched_again_when_they_change(
     site: WebSite, provider: OidcProvider
 ) -> None:
     for _ in range(2):
@@ -304,7 +304,7 @@ def test_an_answer_of_another_provider_is_not_accepted(site: WebSite) -> None:
     assert "was not accepted" in problem(client.get(path, params=query))
 
 
-def test_a_refusal_of_the_provider_is_told_in_our_words(
+def test_a_refusal_of_the_provider_has_our_words(
     site: WebSite, provider: OidcProvider, capfd: pytest.CaptureFixture[str]
 ) -> None:
     provider.answers_error = "access_denied"
@@ -456,7 +456,7 @@ def _no_request(*_: object, **__: object) -> None:
     raise AssertionError("the provider was asked")
 
 
-def test_a_secret_that_is_not_there_is_told_in_the_log(
+def test_a_missing_secret_is_logged(
     site: WebSite, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("QC_TEST_OIDC")

@@ -367,7 +367,7 @@ def test_a_structure_is_missing_for_certain_among_many(confidence, trace, is_cer
     assert by_code["CRIT-NASAL"].direction is None
 
 
-def test_of_a_structure_with_a_trace_it_cannot_be_told_whether_it_is_visible():
+def test_a_structure_with_a_trace_is_undecided():
     for trace, met in ((0.06, False), (0.11, None), (0.2, None)):
         detections, weak = nuchal(0.9, NB=0), nuchal(0.9, NB=trace)
         criteria = judge(View.NT, detections, WIDTH, HEIGHT, PIXELS, CriteriaThresholds(), weak)
