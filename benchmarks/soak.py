@@ -95,6 +95,8 @@ port = {pacs}
 objects = ["source", "sr", "overlay"]
 """
 AWAY_SECONDS = 30.0
+REST_SECONDS = 5
+"""How long the service is watched after the load: what a caller had opened is closed by then."""
 DRAIN_SECONDS = 1800.0
 MPPS = "1.2.840.10008.3.1.2.3.3"
 _IDENTIFIERS = {0x00080018, 0x0020000D, 0x00100020}
@@ -493,6 +495,10 @@ def run(
         load.stop.set()
         for thread in threads:
             thread.join()
+        # Until here somebody may have been connected all the time.
+        for _ in range(REST_SECONDS):
+            time.sleep(1)
+            watch.take_sample(time.monotonic() - began)
         store = Store(absolute(site.url, folder / "site"))
         outcome = settle(store, site, load, drain_seconds)
         load.sent["commitment reports"] = len(modality.reports)
