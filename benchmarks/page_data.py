@@ -27,15 +27,15 @@ from starlette.testclient import TestClient
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.queue_backlog import stores
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.operations import accounts
 from qc_daemon.operations.result_import import import_findings
 from qc_daemon.operations.shared import shared_store
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings, StoreSettings
+from qc_daemon.settings.observe import AuditLogSettings
+from qc_daemon.settings.web import AccountRoleSettings
 from qc_daemon.verbs import Verb
 from qc_daemon.web.app import create_app
-from qc_daemon.web_settings import AccountRoleSettings
 from tests.support.accounts import add_account
 from training.phantom.history import write_history
 

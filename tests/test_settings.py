@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qc_daemon.settings import Settings, SettingsError, checked, load
-from qc_daemon.settings_problems import paths
+from qc_daemon.settings.problems import paths
 from tests.support.command_line import qc_daemon_here
 
 

@@ -20,14 +20,14 @@ from qc_daemon.settings import (
     Settings,
     WebAddress,
 )
-from qc_daemon.settings_problems import is_list, section_of
-from qc_daemon.settings_section import Network, Secret
+from qc_daemon.settings.problems import is_list, section_of
+from qc_daemon.settings.section import Network, Secret
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
 
 _HEAD = """# Settings
 
-Made from `qc_daemon/settings.py` by `make settings`; a test holds the two equal.
+Made from `qc_daemon/settings` by `make settings`; a test holds the two equal.
 
 The service reads one file of TOML (UTF-8), named with `--config` or by `QC_DAEMON_CONFIG`
 and called `qc-daemon.toml` in these documents, and the environment, which wins:

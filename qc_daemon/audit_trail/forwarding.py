@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from qc_daemon.audit_log_settings import AuditServerSettings
 from qc_daemon.audit_trail.chain import FormError, read_head
 from qc_daemon.audit_trail.event import AuditSource
 from qc_daemon.audit_trail.message import make_message
@@ -23,6 +22,7 @@ from qc_daemon.audit_trail.syslog import SyslogError, SyslogTransport, make_sysl
 from qc_daemon.audit_trail.verification import read_records
 from qc_daemon.observe import log
 from qc_daemon.settings import Settings
+from qc_daemon.settings.observe import AuditServerSettings
 from qc_daemon.spool import private_files
 
 BATCH = 100

@@ -15,7 +15,7 @@ import termios
 import time
 from typing import Protocol
 
-from qc_daemon.audit_log_settings import AuditServerSettings
+from qc_daemon.settings.observe import AuditServerSettings
 
 TIMEOUT_SECONDS = 10.0
 """To connect, and for the server to take what was sent."""

@@ -12,7 +12,7 @@ from detector import console
 from detector.plain_text import count_of, visible
 from qc_daemon.cli.output import FORMAT_HELP, TABLE_LIMIT, say
 from qc_daemon.settings import Settings, load
-from qc_daemon.settings_problems import CONFIG_VARIABLE
+from qc_daemon.settings.problems import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     from qc_daemon.operations.shared import Listing, Outcome

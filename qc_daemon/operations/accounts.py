@@ -29,8 +29,8 @@ from qc_daemon.records.acquisition import identities
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.tables import IdentityKind
 from qc_daemon.settings import Settings
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.verbs import Verb
-from qc_daemon.web_settings import WebSettings
 
 MAX_TOKEN_DAYS = 366
 ACCOUNT_COLUMNS = (

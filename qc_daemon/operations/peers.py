@@ -18,7 +18,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.settings import AETitle, Fingerprint, Settings
-from qc_daemon.settings_section import Network
+from qc_daemon.settings.section import Network
 
 _TITLE: TypeAdapter[str] = TypeAdapter(AETitle)
 _FINGERPRINT: TypeAdapter[str] = TypeAdapter(Fingerprint)

@@ -16,6 +16,7 @@ from qc_daemon.operations.logins.oidc_provider import OidcProvider
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.web import static_files
 from qc_daemon.web.access import require_access
 from qc_daemon.web.api import audits as audits_api
@@ -47,7 +48,6 @@ from qc_daemon.web.pages import (
     worklist_actions,
 )
 from qc_daemon.web.proxies import LoginHeaders
-from qc_daemon.web_settings import WebSettings
 
 _PAGES = (
     login,

@@ -4,7 +4,7 @@ from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from qc_daemon.web_settings import WebSettings
+from qc_daemon.settings.web import WebSettings
 
 # An account that anybody could lock from anywhere would be a way to keep its person out.
 _WIDER = 10

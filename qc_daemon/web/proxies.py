@@ -7,9 +7,9 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detector.console import UsageError
-from qc_daemon.login_settings import HeaderLoginSettings
 from qc_daemon.observe import counters, log
 from qc_daemon.operations.accounts import parse_account_name
+from qc_daemon.settings.login import HeaderLoginSettings
 from qc_daemon.web.context import context_of
 
 _LOG_SECONDS = 60.0

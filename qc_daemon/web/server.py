@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from detector.console import UsageError
 from qc_daemon.observe import log
-from qc_daemon.web_settings import WebSettings
+from qc_daemon.settings.web import WebSettings
 
 # Connections at once; more are answered 503. Threads that answer are fewer (anyio: 40).
 _MAX_CONNECTIONS = 512

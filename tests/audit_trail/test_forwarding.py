@@ -12,13 +12,13 @@ import pytest
 from lxml import etree
 from structlog.testing import capture_logs
 
-from qc_daemon.audit_log_settings import AuditServerSettings
 from qc_daemon.audit_trail import forwarding, recorder
 from qc_daemon.audit_trail.chain import AuditChain, segments
 from qc_daemon.audit_trail.event import AuditEvent, AuditKind, AuditSource, Peer
 from qc_daemon.audit_trail.forwarding import Forwarder, read_state
 from qc_daemon.audit_trail.syslog import MAX_DATAGRAM, SyslogError, make_syslog
 from qc_daemon.settings import Settings, StoreSettings
+from qc_daemon.settings.observe import AuditServerSettings
 from tests.support.certificates import Authority, Pair
 from tests.support.ports import reserve_port
 from tests.support.syslog_server import SyslogServer

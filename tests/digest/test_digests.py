@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import update
 
 from detector.console import UsageError
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.digest.message import Digest, mail_message, signature_headers
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
@@ -30,6 +29,7 @@ from qc_daemon.settings import (
     WebhookSettings,
     checked,
 )
+from qc_daemon.settings.observe import AuditLogSettings
 from tests.support.certificates import Authority
 from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate

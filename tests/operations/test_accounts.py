@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from detector.console import UsageError
 from detector.errors import QCError
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Operator
 from qc_daemon.operations import accounts, identities, passwords, principals
@@ -24,8 +23,9 @@ from qc_daemon.records.acquisition.identities import identify_persons
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AccessAction, IdentityKind
 from qc_daemon.settings import Settings, StoreSettings, load
+from qc_daemon.settings.observe import AuditLogSettings
+from qc_daemon.settings.web import AccountRoleSettings
 from qc_daemon.verbs import DEFAULT_ROLES, VERB_WORDS, Verb
-from qc_daemon.web_settings import AccountRoleSettings
 from tests.support.accounts import PASSWORD, QUICK_HASHER, add_account
 from tests.support.databases import migrate
 

@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import QCError
 from model.finding import QUALITY_LABELS, Finding
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, review_lists, reviews
@@ -38,6 +37,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.review.events import EventKind
 from qc_daemon.review.state import current_state
 from qc_daemon.settings import ReviewSettings, Settings, StoreSettings
+from qc_daemon.settings.observe import AuditLogSettings
 from tests.support.records import Records
 from tests.support.report_objects import nuchal_finding, source_instance, ultrasound_header
 from tests.support.scored_exam import ScoredExam

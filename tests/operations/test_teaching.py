@@ -25,7 +25,6 @@ from detector.errors import QCError
 from detector.frame import Frame, Pixels
 from detector.imaging.dicom_file import open_dicom_file
 from detector.imaging.reader import pixel_sha256, read_frames
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.cli.app import app
 from qc_daemon.deidentification.image_facts import ImageFacts, read_image_facts
 from qc_daemon.deidentification.text_detector import PixelBox, TextDetector
@@ -36,6 +35,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.settings import ReviewSettings, ScoreSettings, Settings, StoreSettings
+from qc_daemon.settings.observe import AuditLogSettings
 from tests.support.burned_in import burn_in, speckle
 from tests.support.report_objects import nuchal_finding, ultrasound_header
 from tests.support.reviewed_exam import PATIENTS, REGION, ReviewedExam, picture

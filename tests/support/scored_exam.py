@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 
 from detector.frame import Frame
 from model.finding import Finding
-from qc_daemon.audit_log_settings import AuditLogSettings
 from qc_daemon.job_runner import JobRunner
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
@@ -28,6 +27,7 @@ from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.worker import ReportHandler
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+from qc_daemon.settings.observe import AuditLogSettings
 from tests.support.databases import migrate
 from tests.support.receipts import receipt_of, write_file
 from tests.support.report_objects import nuchal_finding, ultrasound_header

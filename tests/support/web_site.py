@@ -21,9 +21,9 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received.receipts import exam_description
 from qc_daemon.records.tables import Exam
 from qc_daemon.settings import ReviewSettings
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.verbs import DEFAULT_ROLES, Verb
 from qc_daemon.web.app import create_app
-from qc_daemon.web_settings import WebSettings
 from tests.support.accounts import PASSWORD, add_account
 from tests.support.report_objects import ultrasound_header
 from tests.support.scored_exam import ScoredExam

@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 from qc_daemon.settings import Settings
-from qc_daemon.settings_problems import section_of
+from qc_daemon.settings.problems import section_of
 from tools.settings_document import DOCUMENT, document
 
 

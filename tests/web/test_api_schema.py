@@ -17,8 +17,8 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from qc_daemon.operations import accounts
+from qc_daemon.settings.web import AccountRoleSettings
 from qc_daemon.verbs import Verb
-from qc_daemon.web_settings import AccountRoleSettings
 from tests.support.accounts import add_account
 from tests.support.web_site import CANARY, MARKUP, ORIGIN, WebSite
 

@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from qc_daemon.login_settings import HeaderLoginSettings, RoleMapping
 from qc_daemon.observe import counters
 from qc_daemon.operations import accounts, passwords
+from qc_daemon.settings.login import HeaderLoginSettings, RoleMapping
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.web.access import COOKIE
-from qc_daemon.web_settings import WebSettings
 from tests.support.accounts import QUICK_HASHER
 from tests.support.web_site import WebSite, web_site
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from qc_daemon.settings.web import AccountRoleSettings
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Public, accesses_of
 from qc_daemon.web.app import routes_of
-from qc_daemon.web_settings import AccountRoleSettings
 from tests.support.accounts import add_account
 from tests.support.web_site import MARKUP, WebSite
 

@@ -21,13 +21,13 @@ from starlette.testclient import TestClient
 
 from detector.console import UsageError
 from detector.errors import QCError
-from qc_daemon.login_settings import OidcSettings, RoleMapping
 from qc_daemon.operations import accounts, passwords
 from qc_daemon.operations.access_log import list_access, parse_access_filter
 from qc_daemon.records.clock import utc_now
+from qc_daemon.settings.login import OidcSettings, RoleMapping
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.web.access import COOKIE
 from qc_daemon.web.pages.external_login import ATTEMPT_COOKIE
-from qc_daemon.web_settings import WebSettings
 from tests.support.accounts import QUICK_HASHER, add_account
 from tests.support.oidc_provider import CLIENT, SECRET, OidcProvider, oidc_provider
 from tests.support.ports import reserve_port

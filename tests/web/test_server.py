@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from detector.console import UsageError
+from qc_daemon.settings.web import WebSettings
 from qc_daemon.web.server import run, server_context
-from qc_daemon.web_settings import WebSettings
 from tests.support.certificates import Authority
 from tests.support.web_site import WebSite
 

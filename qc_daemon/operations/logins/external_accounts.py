@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 from detector.console import UsageError
 from qc_daemon.audit_trail.event import Actor, ActorKind, AuditKind
 from qc_daemon.audit_trail.recorder import enqueue
-from qc_daemon.login_settings import ExternalLoginSettings
 from qc_daemon.observe import log
 from qc_daemon.operations.accounts import parse_account_name
 from qc_daemon.operations.passwords import hash_password, new_token
@@ -20,6 +19,7 @@ from qc_daemon.records.accounts.accounts import Account
 from qc_daemon.records.clock import Clock
 from qc_daemon.records.tables import LoginMethod
 from qc_daemon.settings import Settings
+from qc_daemon.settings.login import ExternalLoginSettings
 
 
 class LoginProblem(StrEnum):

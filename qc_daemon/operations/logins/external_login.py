@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qc_daemon.login_settings import OidcSettings
 from qc_daemon.observe import log
 from qc_daemon.operations.logins.external_accounts import (
     ExternalPerson,
@@ -16,6 +15,7 @@ from qc_daemon.operations.principals import begin_session, record_refused_login
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.tables import LoginMethod
 from qc_daemon.settings import Settings
+from qc_daemon.settings.login import OidcSettings
 
 _MAX_SUBJECT_LETTERS = 255  # OpenID Connect Core 1.0, 2.
 

@@ -28,10 +28,10 @@ from joserfc.jws import JWSRegistry
 
 from detector.errors import QCError
 from qc_daemon.digest.sending import read_secret
-from qc_daemon.login_settings import OidcSettings, is_loopback
 from qc_daemon.operations.logins.external_accounts import LoginError, LoginProblem
 from qc_daemon.operations.passwords import new_token
 from qc_daemon.records.clock import Clock
+from qc_daemon.settings.login import OidcSettings, is_loopback
 
 ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),

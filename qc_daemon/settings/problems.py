@@ -10,6 +10,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from detector.console import UsageError
+
 PREFIX = "QC_DAEMON_"
 _SEPARATOR = "__"
 CONFIG_VARIABLE = "QC_DAEMON_CONFIG"
@@ -214,3 +216,15 @@ def _suggestion(path: Sequence[int | str], settings: type[BaseModel]) -> str | N
         return ".".join(str(part) for part in (*above, beside))
     elsewhere = [".".join(each) for each in paths(settings) if each[-1] == last]
     return elsewhere[0] if len(elsewhere) == 1 else None
+
+
+class SettingsError(UsageError):
+    """Settings that cannot be used: each problem a line that says which one and how to fix it."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return self.problems

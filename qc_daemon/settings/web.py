@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from qc_daemon.login_settings import (
+from qc_daemon.settings.login import (
     ExternalLoginSettings,
     HeaderLoginSettings,
     OidcSettings,
     is_loopback,
 )
-from qc_daemon.settings_section import Network, Port, Section
+from qc_daemon.settings.section import Network, Port, Section
 from qc_daemon.verbs import DEFAULT_ROLES, Verb
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from qc_daemon.settings_section import Network, Secret, Section
+from qc_daemon.settings.section import Network, Secret, Section
 
 
 def _issuer(value: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from qc_daemon.settings_section import Port, Section
+from qc_daemon.settings.section import Port, Section
 
 
 def _server_name(value: str) -> str:
@@ -64,3 +64,13 @@ class AuditLogSettings(Section):
         if len(names) != len(set(names)):
             raise ValueError("two servers share a name; rename one")
         return self
+
+
+class ObserveSettings(Section):
+    """The log; `/metrics`, `/live` and `/ready` over HTTP, off unless a port is named."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: Port | None = Field(default=None, description="port to listen on; 0: a free one")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="lowest level that the log has; `QC_LOG` wins"
+    )
