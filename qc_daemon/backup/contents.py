@@ -1,11 +1,13 @@
 """Rows and files of a database, by queries that work for every version of its tables."""
 
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, text, update
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.records.tables import WebSessionRow
 
 
 def own_version() -> str:
@@ -52,3 +54,14 @@ def file_sizes(connection: Connection) -> dict[str, int]:
     where = " WHERE dropped_at IS NULL" if "dropped_at" in columns else ""
     rows = connection.execute(text(f"SELECT path, size FROM revision{where} ORDER BY id"))
     return {str(row.path): int(row.size) for row in rows}
+
+
+def end_sessions(connection: Connection, now: datetime) -> int:
+    """End the log-ins that count, so that one which ended after a backup does not begin again;
+    returns how many. Older tables have none."""
+    if not inspect(connection).has_table(WebSessionRow.__tablename__):
+        return 0
+    statement = update(WebSessionRow).where(
+        WebSessionRow.ended_at.is_(None), WebSessionRow.expires_at > now
+    )
+    return connection.execute(statement.values(ended_at=now)).rowcount

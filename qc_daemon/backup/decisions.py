@@ -15,19 +15,23 @@ after a day), `spool discard`.
 import json
 import shlex
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.backup.account_decisions import (
+    account_decisions,
+    revoked_tokens,
+    unlinked_and_linked,
+)
+from qc_daemon.backup.decision import Comparison, Decision, DecisionKind
+from qc_daemon.backup.rows import Row, Tables, arguments, is_same, iso, option
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
 from qc_daemon.records.tables import (
@@ -43,87 +47,8 @@ from qc_daemon.records.tables import (
 )
 from qc_daemon.review.events import SAID_COLUMNS, EventKind
 
-# So many rows are asked for at once: a statement has a limited number of parameters.
-_PAGE = 500
 # A large old database is checked for so long and no longer: the service stands still.
 _CHECK_SECONDS = 60.0
-
-Row = dict[str, Any]
-
-
-class DecisionKind(StrEnum):
-    """What a person can order that the database keeps."""
-
-    PEER_APPROVED = "peer approved"
-    PEER_REMOVED = "peer removed"
-    IMAGE_REJECTED = "image rejected"
-    REJECTION_RETRACTED = "rejection retracted"
-    BUNDLE_ACTIVATED = "bundle activated"
-    EXAM_CLOSED = "exam closed"
-    OBJECT_RELEASED = "object released from quarantine"
-    OBJECT_DISMISSED = "quarantined object dismissed"
-    JOB_RETRIED = "job retried"
-    JOB_CANCELLED = "job cancelled"
-    COMMITMENT_RETRIED = "commitment report retried"
-    IDENTITY_MERGED = "person or device merged"
-    IDENTITY_SPLIT = "person or device split"
-    IDENTITY_RENAMED = "person or device named"
-    FINDING_REVIEWED = "finding reviewed"
-    SITE_ACTIVATED = "site calibration activated"
-    SITE_RETIRED = "site calibration retired"
-    SITE_WAIVED = "site calibration waived"
-    TEACHING_DECIDED = "image for teaching released or rejected"
-    ACCOUNT_ADDED = "account added"
-    ACCOUNT_CHANGED = "account changed"
-    PASSWORD_SET = "account's password set"
-    TOKEN_REVOKED = "token revoked"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """One decision; `subject` names what it is about, by AE title, UID or number.
-
-    `at`: when it was made, ISO 8601 in UTC, None where the database does not say. `verb` and
-    `argument` are the command's words, without `qc-daemon`; both are empty where none repeats it.
-    `needs_object`: its object came after the backup, and has to be taken in first. `record`: the
-    site calibration that only the old database has; its command needs the file that it is put into.
-    """
-
-    kind: DecisionKind
-    subject: str
-    at: str | None
-    verb: str = ""
-    argument: str = ""
-    needs_object: bool = False
-    record: Mapping[str, Any] | None = None
-
-    @property
-    def command(self) -> str | None:
-        """The command that repeats it, None where there is none."""
-        return f"qc-daemon {self.verb} {self.argument}" if self.verb else None
-
-    def with_record_at(self, path: Path) -> "Decision":
-        """The decision whose command takes its record from this file."""
-        argument = f"{self.argument} {shlex.quote(str(path))}"
-        return replace(self, verb="site activate", argument=argument)
-
-    def to_json(self) -> dict[str, Any]:
-        """It as a JSON object, with the command in place of its words."""
-        return {
-            "kind": self.kind,
-            "subject": self.subject,
-            "at": self.at,
-            "command": self.command,
-            "needs_object": self.needs_object,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Decisions that only the old database has; `problem` says why there may be others."""
-
-    decisions: tuple[Decision, ...]
-    problem: str | None = None
 
 
 def compare(url: str, old_database: str | None, default_bundle: Path) -> Comparison:
@@ -144,7 +69,7 @@ def compare(url: str, old_database: str | None, default_bundle: Path) -> Compari
         old_engine, problem = _read_only(old_file), _damage(old_file)
     try:
         with engine.connect() as connection, old_engine.connect() as old_connection:
-            restored, old = _Tables(connection), _Tables(old_connection, old_schema)
+            restored, old = Tables(connection), Tables(old_connection, old_schema)
             if not old.names:
                 return Comparison((), "the old database has no tables")
             decisions, unread = _decisions(restored, old, default_bundle)
@@ -157,7 +82,7 @@ def compare(url: str, old_database: str | None, default_bundle: Path) -> Compari
 
 
 def _decisions(
-    restored: "_Tables", old: "_Tables", default_bundle: Path
+    restored: Tables, old: Tables, default_bundle: Path
 ) -> tuple[list[Decision], str | None]:
     """The decisions, and why some could not be read."""
     questions: tuple[Callable[[], Iterable[Decision]], ...] = (
@@ -173,8 +98,9 @@ def _decisions(
         lambda: _reviews(restored, old),
         lambda: _sites(restored, old),
         lambda: _teaching_releases(restored, old),
-        lambda: _accounts(restored, old),
-        lambda: _revoked_tokens(restored, old),
+        lambda: account_decisions(restored, old),
+        lambda: unlinked_and_linked(restored, old),
+        lambda: revoked_tokens(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -187,7 +113,7 @@ def _decisions(
     return decisions, problem
 
 
-def _peers(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _peers(restored: Tables, old: Tables) -> Iterator[Decision]:
     columns = ("ae_title", "address", "certificate", "approved_at")
     before = {(row["ae_title"], row["address"]): row for row in restored.rows("peer", columns)}
     after = {(row["ae_title"], row["address"]): row for row in old.rows("peer", columns)}
@@ -200,9 +126,9 @@ def _peers(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
             yield Decision(
                 DecisionKind.PEER_APPROVED,
                 f"{title} at {address}",
-                _iso(row["approved_at"]),
+                iso(row["approved_at"]),
                 "peer add",
-                _arguments(title, options),
+                arguments(title, options),
             )
     for title, address in before.keys() - after.keys():
         yield Decision(
@@ -210,11 +136,11 @@ def _peers(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
             f"{title} at {address}",
             None,
             "peer remove",
-            _arguments(title, ["--address", address]),
+            arguments(title, ["--address", address]),
         )
 
 
-def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
+def _rejections(restored: Tables, old: Tables) -> list[Decision]:
     """In the order in which they were made, as an image may be rejected again."""
     before, after = _rejections_of(restored), _rejections_of(old)
     uids = sorted({uid for uid, _ in after})
@@ -231,9 +157,9 @@ def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
                 Decision(
                     DecisionKind.IMAGE_REJECTED,
                     uid,
-                    _iso(row["confirmed_at"]),
+                    iso(row["confirmed_at"]),
                     "rejection confirm",
-                    _arguments(uid, options),
+                    arguments(uid, options),
                     uid not in known,
                 )
             )
@@ -243,16 +169,16 @@ def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
                 Decision(
                     DecisionKind.REJECTION_RETRACTED,
                     uid,
-                    _iso(row["retracted_at"]),
+                    iso(row["retracted_at"]),
                     "rejection retract",
-                    _arguments(uid, options),
+                    arguments(uid, options),
                     uid not in known,
                 )
             )
     return sorted(decisions, key=lambda decision: decision.at or "")
 
 
-def _rejections_of(tables: "_Tables") -> dict[tuple[str, int], Row]:
+def _rejections_of(tables: Tables) -> dict[tuple[str, int], Row]:
     """Rejections by SOP Instance UID and number."""
     columns = (
         "instance_id",
@@ -274,7 +200,7 @@ def _rejections_of(tables: "_Tables") -> dict[tuple[str, int], Row]:
     return {(uids[row["instance_id"]], row["number"] or 1): row for row in rows}
 
 
-def _bundle(restored: "_Tables", old: "_Tables", default_bundle: Path) -> Iterator[Decision]:
+def _bundle(restored: Tables, old: Tables, default_bundle: Path) -> Iterator[Decision]:
     columns = ("model_id", "name", "path", "activated_at")
     before = sorted(restored.rows("active_bundle", columns), key=_activation)
     after = sorted(old.rows("active_bundle", columns), key=_activation)
@@ -286,13 +212,13 @@ def _bundle(restored: "_Tables", old: "_Tables", default_bundle: Path) -> Iterat
     yield Decision(
         DecisionKind.BUNDLE_ACTIVATED,
         f"{active['name']} ({active['model_id']})",
-        _iso(active["activated_at"]),
+        iso(active["activated_at"]),
         "bundle activate",
-        _arguments(active["path"]),
+        arguments(active["path"]),
     )
 
 
-def _teaching_releases(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _teaching_releases(restored: Tables, old: Tables) -> Iterator[Decision]:
     """What left the house cannot be taken back: it is named, and no command repeats it."""
     columns = ("preparation", "number", "action", "decided_by", "decided_at")
     known = {
@@ -304,67 +230,7 @@ def _teaching_releases(restored: "_Tables", old: "_Tables") -> Iterator[Decision
             yield Decision(
                 DecisionKind.TEACHING_DECIDED,
                 f"{subject} by {row['decided_by']}",
-                _iso(row["decided_at"]),
-            )
-
-
-def _accounts(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
-    """Who was let in or out: a restored database lets in whom it let in before."""
-    columns = (
-        *("name", "full_name", "role", "person_id"),
-        *("created_at", "password_at", "disabled_at"),
-    )
-    before = {row["name"]: row for row in restored.rows("account", columns)}
-    for row in old.rows("account", columns):
-        name, earlier = row["name"], before.get(row["name"])
-        if earlier is None:
-            options = ["--full-name", row["full_name"], "--role", row["role"]]
-            options += _option("--person", row["person_id"])
-            yield Decision(
-                DecisionKind.ACCOUNT_ADDED,
-                name,
-                _iso(row["created_at"]),
-                "user add",
-                _arguments(name, options),
-            )
-            earlier = {**row, "disabled_at": None}
-        if not _is_same(earlier, row, "role", "person_id"):
-            options = ["--role", row["role"], "--person", row["person_id"] or ""]
-            yield Decision(
-                DecisionKind.ACCOUNT_CHANGED, name, None, "user change", _arguments(name, options)
-            )
-        if _iso(earlier["password_at"]) != _iso(row["password_at"]):
-            at = _iso(row["password_at"])
-            yield Decision(DecisionKind.PASSWORD_SET, name, at, "user password", _arguments(name))
-        if (earlier["disabled_at"] is None) != (row["disabled_at"] is None):
-            verb = "enable" if row["disabled_at"] is None else "disable"
-            yield Decision(
-                DecisionKind.ACCOUNT_CHANGED,
-                f"{name}, {verb}d",
-                _iso(row["disabled_at"]),
-                f"user {verb}",
-                _arguments(name),
-            )
-
-
-def _revoked_tokens(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
-    columns = ("id", "account_id", "name", "token_sha256", "revoked_at")
-    valid = {
-        row["token_sha256"]
-        for row in restored.rows("api_token", columns)
-        if row["revoked_at"] is None
-    }
-    rows = [row for row in old.rows("api_token", columns) if row["revoked_at"] is not None]
-    accounts = old.by_id("account", ("id", "name"), rows, "account_id")
-    for row in rows:
-        if row["token_sha256"] in valid and row["account_id"] in accounts:
-            account = accounts[row["account_id"]]["name"]
-            yield Decision(
-                DecisionKind.TOKEN_REVOKED,
-                f"{row['name']} of {account}",
-                _iso(row["revoked_at"]),
-                "user token revoke",
-                shlex.join([account, row["name"]]),
+                iso(row["decided_at"]),
             )
 
 
@@ -372,13 +238,13 @@ def _activation(row: Row) -> Any:
     return row["activated_at"]
 
 
-def _closed_exams(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _closed_exams(restored: Tables, old: Tables) -> Iterator[Decision]:
     columns = ("id", "study_instance_uid", "patient_id", "state", "closed_at", "closed_by")
     closed = old.rows_of("exam", columns, "closed_by", [ClosedBy.PERSON])
     before = restored.by_id("exam", columns, closed)
     for row in closed:
         earlier = before.get(row["id"])
-        if earlier is not None and not _is_same(earlier, row, "study_instance_uid", "patient_id"):
+        if earlier is not None and not is_same(earlier, row, "study_instance_uid", "patient_id"):
             earlier = None
         if earlier is not None and earlier["closed_at"] == row["closed_at"]:
             continue
@@ -387,9 +253,9 @@ def _closed_exams(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(
             DecisionKind.EXAM_CLOSED,
             f"exam {row['id']}, study {study}",
-            _iso(row["closed_at"]),
+            iso(row["closed_at"]),
             "exam close" if argument else "",
-            _arguments(argument) if argument else "",
+            arguments(argument) if argument else "",
             # One that was closed in the backup opens again only by what came later.
             earlier is None or earlier["state"] != ExamState.OPEN,
         )
@@ -411,7 +277,7 @@ _JOBS = (
 _ENDED = (JobState.DEAD, JobState.QUARANTINED)
 
 
-def _repeated_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _repeated_jobs(restored: Tables, old: Tables) -> Iterator[Decision]:
     """Retried jobs and released objects: what has ended changes only by a person's order."""
     ended = restored.rows_of("job", _JOBS, "state", _ENDED)
     quarantined = {
@@ -444,7 +310,7 @@ def _repeated_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(kind, subjects[row["id"]], None, verb, str(number))
 
 
-def _dismissals(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _dismissals(restored: Tables, old: Tables) -> Iterator[Decision]:
     columns = (
         "id",
         "instance_id",
@@ -460,7 +326,7 @@ def _dismissals(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
     instances = old.by_id("instance", ("id", "sop_instance_uid"), dismissed, "instance_id")
     for row in dismissed:
         earlier = before.get(row["id"])
-        if earlier is not None and not _is_same(earlier, row, "sha256"):
+        if earlier is not None and not is_same(earlier, row, "sha256"):
             earlier = None
         if earlier is not None and earlier["dismissed_at"] == row["dismissed_at"]:
             continue
@@ -471,14 +337,14 @@ def _dismissals(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(
             DecisionKind.OBJECT_DISMISSED,
             f"object {uid}, revision {row['number']}",
-            _iso(row["dismissed_at"]),
+            iso(row["dismissed_at"]),
             "" if is_later else "quarantine dismiss",
-            "" if is_later else _arguments(str(row["id"]), options),
+            "" if is_later else arguments(str(row["id"]), options),
             is_later,
         )
 
 
-def _cancelled_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _cancelled_jobs(restored: Tables, old: Tables) -> Iterator[Decision]:
     cancelled = old.rows_of("job", _JOBS, "error_code", [ErrorCode.CANCELLED])
     before = restored.by_id("job", _JOBS, cancelled)
     subjects, subjects_before = _subjects(old, cancelled), _subjects(restored, before.values())
@@ -493,7 +359,7 @@ def _cancelled_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(
             DecisionKind.JOB_CANCELLED,
             subjects[row["id"]],
-            _iso(row["updated_at"]),
+            iso(row["updated_at"]),
             # A job of a later object gets another number when the object is taken in.
             "" if earlier is None else "queue cancel",
             "" if earlier is None else str(row["id"]),
@@ -501,14 +367,14 @@ def _cancelled_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         )
 
 
-def _commitments(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _commitments(restored: Tables, old: Tables) -> Iterator[Decision]:
     columns = ("id", "transaction_uid", "requested_by", "state", "requested_at", "not_before")
     ended = restored.rows_of("commitment", columns, "state", [CommitmentState.DEAD])
     after = old.by_id("commitment", columns, ended)
     for row in ended:
         later = after.get(row["id"])
         # A requester who asks again makes a report due without any person.
-        if later is None or not _is_same(
+        if later is None or not is_same(
             later, row, "transaction_uid", "requested_by", "requested_at"
         ):
             continue
@@ -522,7 +388,7 @@ def _commitments(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
             )
 
 
-def _identity_changes(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _identity_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
     """Merges, splits and names of persons and devices, in the order in which they were made."""
     columns = (
         "kind",
@@ -552,7 +418,7 @@ def _identity_changes(restored: "_Tables", old: "_Tables") -> Iterator[Decision]
         yield Decision(
             _IDENTITY_DECISIONS[IdentityAction(action)],
             f"{kind} {id}" + ("" if other is None else f", {other}"),
-            _iso(row["changed_at"]),
+            iso(row["changed_at"]),
             "" if is_later else f"{kind} {verb}",
             "" if is_later else command,
             is_later,
@@ -574,7 +440,7 @@ _EVENT = (
 )
 
 
-def _reviews(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _reviews(restored: Tables, old: Tables) -> Iterator[Decision]:
     """Events of reviews, in the order in which they were made."""
     events = old.rows("review", _EVENT)
     before = {(row["finding_id"], row["number"]): row for row in restored.rows("review", _EVENT)}
@@ -587,7 +453,7 @@ def _reviews(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(
             DecisionKind.FINDING_REVIEWED,
             f"finding {row['finding_id']}, event {row['number']}",
-            _iso(row["at"]),
+            iso(row["at"]),
             "" if is_later else verb,
             "" if is_later else argument,
             is_later,
@@ -607,12 +473,12 @@ def _review_command(row: Row) -> tuple[str, str]:
     if kind != EventKind.ACCEPT or is_blinded:
         criteria = row["criteria"]
         outcomes = _as_json(criteria) or {}
-        options += _option("--view", row["view"]) + _option("--verdict", row["verdict"])
+        options += option("--view", row["view"]) + option("--verdict", row["verdict"])
         for code, met in outcomes.items():
             options += ["--criterion", f"{code}={_OUTCOMES[met]}"]
     if not is_blinded:
-        options += _option("--reason", row["reason"])
-    options += _option("--remark", row["remark"])
+        options += option("--reason", row["reason"])
+    options += option("--remark", row["remark"])
     if row["seconds"] is not None:
         options += ["--seconds", repr(float(row["seconds"]))]
     return f"review {'read' if is_blinded else kind}", shlex.join([*options, "--", finding])
@@ -621,7 +487,7 @@ def _review_command(row: Row) -> tuple[str, str]:
 _OUTCOMES = {True: "met", False: "not-met", None: "cannot-tell"}
 
 
-def _sites(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+def _sites(restored: Tables, old: Tables) -> Iterator[Decision]:
     """What persons decided of sites' calibrations, in the order in which they did.
 
     A calibration that came after the backup comes with its record, and has no command before that
@@ -646,7 +512,7 @@ def _sites(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         yield Decision(
             kind,
             f"site {site}" + (f", calibration {calibration}" if is_activation else ""),
-            _iso(row["decided_at"]),
+            iso(row["decided_at"]),
             "" if is_lost else f"site {_SITE_VERBS[kind]}",
             shlex.join(["--by", row["decided_by"], "--", *what]),
             record=_as_json(records[calibration]) if is_lost else None,
@@ -670,12 +536,7 @@ _SITE_VERBS = {
 }
 
 
-def _option(name: str, value: str | None) -> list[str]:
-    """`--name=value`, for a value that begins with a dash is no option; nothing for no value."""
-    return [] if value is None else [f"{name}={value}"]
-
-
-def _subjects(tables: "_Tables", jobs: Iterable[Row]) -> dict[int, str]:
+def _subjects(tables: Tables, jobs: Iterable[Row]) -> dict[int, str]:
     """What each job is about, by UIDs, which are the same in both databases."""
     rows = list(jobs)
     revisions = tables.by_id("revision", ("id", "instance_id"), rows, "revision_id")
@@ -698,65 +559,6 @@ def _subjects(tables: "_Tables", jobs: Iterable[Row]) -> dict[int, str]:
     return subjects
 
 
-class _Tables:
-    """Rows of a database of any version: a column that it lacks is None, a table is empty."""
-
-    def __init__(self, connection: Connection, schema_name: str | None = None) -> None:
-        self._connection = connection
-        self._schema = schema_name
-        self._columns: dict[str, frozenset[str]] = {}
-        inspector = inspect(connection)
-        for name in inspector.get_table_names(schema=schema_name):
-            self._columns[name] = frozenset(
-                column["name"] for column in inspector.get_columns(name, schema=schema_name)
-            )
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of its tables."""
-        return frozenset(self._columns)
-
-    def rows(self, table: str, columns: Sequence[str]) -> list[Row]:
-        """All rows of a table."""
-        return self._select(table, columns, "")
-
-    def rows_of(
-        self, table: str, columns: Sequence[str], column: str, values: Sequence[Any]
-    ) -> list[Row]:
-        """The rows that have one of these values in a column, by id."""
-        if column not in self._columns.get(table, ()):
-            return []
-        rows = []
-        for start in range(0, len(values), _PAGE):
-            page = [getattr(each, "value", each) for each in values[start : start + _PAGE]]
-            rows += self._select(table, columns, f'WHERE "{column}" IN :values', page)
-        return rows
-
-    def by_id(
-        self, table: str, columns: Sequence[str], rows: Iterable[Row], column: str = "id"
-    ) -> dict[int, Row]:
-        """The rows of a table, by id, whose ids stand in a column of these rows."""
-        ids = sorted({row[column] for row in rows if row[column] is not None})
-        return {row["id"]: row for row in self.rows_of(table, columns, "id", ids)}
-
-    def _select(
-        self, table: str, columns: Sequence[str], where: str, values: Sequence[Any] = ()
-    ) -> list[Row]:
-        existing = self._columns.get(table, frozenset())
-        present = [name for name in columns if name in existing]
-        if not present:
-            return []
-        name = f'"{table}"' if self._schema is None else f'"{self._schema}"."{table}"'
-        listed = ", ".join(f'"{column}"' for column in present)
-        order = ' ORDER BY "id"' if "id" in existing else ""
-        statement = text(f"SELECT {listed} FROM {name} {where}{order}")
-        if where:
-            statement = statement.bindparams(bindparam("values", expanding=True))
-        result = self._connection.execute(statement, {"values": list(values)} if where else {})
-        empty = dict.fromkeys(columns)
-        return [empty | dict(row) for row in result.mappings()]
-
-
 def _read_only(file: Path) -> Engine:
     """An engine that leaves a SQLite database and its write-ahead log as they are."""
     address = f"file:{quote(str(file))}?mode=ro"
@@ -772,25 +574,6 @@ def _damage(file: Path) -> str | None:
     except QCError as error:
         return f"the old database cannot be read: {_words(error)}"
     return None if result.is_sound else f"the old database is damaged: {result.faults[0]}"
-
-
-def _is_same(one: Row, other: Row, *columns: str) -> bool:
-    return all(one[column] == other[column] for column in columns)
-
-
-def _arguments(argument: str, options: Sequence[str] = ()) -> str:
-    """Options and argument, quoted for a shell; one that begins with a dash is no option."""
-    end = ["--"] if argument.startswith("-") else []
-    return shlex.join([*options, *end, argument])
-
-
-def _iso(value: Any) -> str | None:
-    """A stored moment, ISO 8601 in UTC to the second: SQLite has a text without a zone."""
-    if value is None:
-        return None
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="seconds")
 
 
 def _words(error: Exception) -> str:

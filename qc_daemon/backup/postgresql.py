@@ -7,6 +7,7 @@ and the names of the spooled files come from the same snapshot.
 import hashlib
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,15 @@ def export(url: str, folder: Path) -> Export:
         engine.dispose()
 
 
-def restore(url: str, folder: Path, manifest: Manifest, old_schema: str) -> str | None:
-    """Replace the tables by the backup's in one transaction; returns the schema of the old ones.
+def restore(
+    url: str, folder: Path, manifest: Manifest, old_schema: str, now: datetime
+) -> tuple[str | None, int]:
+    """Replace the tables by the backup's in one transaction; returns the schema of the old ones,
+    and how many log-ins of the backup were ended.
 
-    The old tables move to `old_schema`; without old tables None is returned. Raises QCError STORAGE
-    if others are connected, the role may not create a schema, or the files do not fit; then nothing
-    has changed.
+    The old tables move to `old_schema`; without old tables None is returned for it. Raises QCError
+    STORAGE if others are connected, the role may not create a schema, or the files do not fit; then
+    nothing has changed.
     """
     parsed = parse(url)
     engine = create_engine(parsed)
@@ -85,11 +89,12 @@ def restore(url: str, folder: Path, manifest: Manifest, old_schema: str) -> str 
                 connection.execute(text(f'ALTER TABLE "{name}" SET SCHEMA "{old_schema}"'))
             schema.build(connection, manifest.schema_revision)
             _fill(connection, folder, manifest)
+            sessions = contents.end_sessions(connection, now)
             # A client that has connected meanwhile waits for our locks; it has read the old tables.
             _refuse_others(connection, url)
     finally:
         engine.dispose()
-    return old_schema if old_tables else None
+    return old_schema if old_tables else None, sessions
 
 
 def _make_schema(connection: Connection, name: str) -> None:

@@ -19,10 +19,11 @@ from sqlalchemy import create_engine, inspect, text
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import locate
 from qc_daemon.backup import contents, manifest, postgresql
-from qc_daemon.backup.decisions import Comparison, compare
+from qc_daemon.backup.decision import Comparison
+from qc_daemon.backup.decisions import compare
 from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
 from qc_daemon.records import integrity, schema
-from qc_daemon.records.store import parse
+from qc_daemon.records.store import parse, storage_errors
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock, verification
 from qc_daemon.spool.verification import Condition
@@ -46,9 +47,10 @@ class Restoration:
 
     `old_database` is the folder, or the PostgreSQL schema, with the old database; None if there was
     none. `files` counts the files that the spool lacked; `replaced` those that were damaged, now in
-    `damaged/`; `missing` are files that rows name and neither spool nor backup has. `decisions` are
-    those that people made after the backup; `decisions_file` has them as JSON, None if there was no
-    old database or the file could not be written.
+    `damaged/`; `sessions` the log-ins of the backup, which are ended. `missing` are files that rows
+    name and neither spool nor backup has. `decisions` are those that people made after the backup;
+    `decisions_file` has them as JSON, None if there was no old database or the file could not be
+    written.
     """
 
     schema_revision: str
@@ -56,6 +58,7 @@ class Restoration:
     old_database: str | None
     files: int
     replaced: int
+    sessions: int
     missing: tuple[str, ...]
     later: tuple[LaterObject, ...]
     decisions: Comparison
@@ -87,11 +90,10 @@ def restore(
         name = f"before_restore_{now:%Y%m%dt%H%M%S_%f}"
         if file is None:
             assert backup_manifest is not None
-            old_database = postgresql.restore(url, source, backup_manifest, name)
+            old_database, sessions = postgresql.restore(url, source, backup_manifest, name, now)
         else:
-            old_database = _replace_database(
-                file, source if backup_manifest is None else source / DATABASE, name
-            )
+            copy = source if backup_manifest is None else source / DATABASE
+            old_database, sessions = _replace_database(file, copy, name, now)
         sizes = _check_restored(url, file, counts)
         missing = tuple(path for path in sizes if not (spool / path).is_file())
         created = None if backup_manifest is None else backup_manifest.created
@@ -105,6 +107,7 @@ def restore(
             old_database=old_database,
             files=added,
             replaced=replaced,
+            sessions=sessions,
             missing=missing,
             later=tuple(_files_without_row(url, spool)),
             decisions=decisions,
@@ -249,8 +252,9 @@ def _copy(source: Path, target: Path) -> None:
     part.replace(target)
 
 
-def _replace_database(file: Path, copy: Path, name: str) -> str | None:
-    """Replace the database by the copy; returns the folder with the old one, None without one.
+def _replace_database(file: Path, copy: Path, name: str, now: datetime) -> tuple[str | None, int]:
+    """Replace the database by the copy, with its log-ins ended; returns the folder with the old
+    one, None without one, and how many log-ins.
 
     The copy is durable before it is renamed over the old one, which the folder has by a hard link.
     """
@@ -259,14 +263,15 @@ def _replace_database(file: Path, copy: Path, name: str) -> str | None:
     old_files = schema.files_of(file)
     try:
         private_files.make_folder(file.parent)
-        part.unlink(missing_ok=True)
+        for each in schema.files_of(part):
+            each.unlink()
         with (
             os.fdopen(private_files.create(part), "wb") as target_file,
             copy.open("rb") as source_file,
         ):
             shutil.copyfileobj(source_file, target_file, 1 << 20)
-            target_file.flush()
-            os.fsync(target_file.fileno())
+        sessions = _end_sessions(part, now)
+        _sync(part)
         if old_files:
             private_files.make_folder(old_database)
         for each in old_files:
@@ -278,14 +283,25 @@ def _replace_database(file: Path, copy: Path, name: str) -> str | None:
         _sync(file.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            for each in schema.files_of(part):
+                each.unlink()
         why = (error.strerror or "error").lower()
         raise QCError(ErrorCode.STORAGE, f"the database {file} is not replaced: {why}") from error
-    return str(old_database) if old_files else None
+    return str(old_database) if old_files else None, sessions
 
 
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _end_sessions(file: Path, now: datetime) -> int:
+    """End the log-ins of a copied database, which is one file again afterwards."""
+    engine = create_engine(f"sqlite:///{file}")
+    try:
+        with storage_errors(engine.url), engine.begin() as connection:
+            return contents.end_sessions(connection, now)
+    finally:
+        engine.dispose()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -184,6 +184,7 @@ def restore_record(result: RestoreResult) -> dict[str, Any]:
         "old_database": restoration.old_database,
         "files": restoration.files,
         "replaced": restoration.replaced,
+        "sessions_ended": restoration.sessions,
         "missing": [Path(path).stem for path in restoration.missing],
         "later": [asdict(each) for each in restoration.later],
         "released": result.released,
@@ -230,6 +231,8 @@ def _describe(restoration: Restoration) -> Iterator[str]:
         )
         files = count_of(restoration.files, "received object is", "received objects are")
         yield f"{files} back in the spool{replaced}"
+    if restoration.sessions:
+        yield f"{count_of(restoration.sessions, 'session is', 'sessions are')} ended: log in again"
     if restoration.missing:
         yield (
             count_of(
@@ -283,11 +286,33 @@ _DECIDED = {
     DecisionKind.SITE_WAIVED: ("site calibration waived", "site calibrations waived"),
     DecisionKind.ACCOUNT_ADDED: ("account added", "accounts added"),
     DecisionKind.ACCOUNT_CHANGED: ("change of an account", "changes of accounts"),
+    DecisionKind.ACCOUNT_ENABLED: ("account enabled", "accounts enabled"),
+    DecisionKind.ACCOUNT_DISABLED: ("account disabled", "accounts disabled"),
+    DecisionKind.ACCOUNT_LINKED: (
+        "account linked to a provider's person",
+        "accounts linked to a provider's persons",
+    ),
+    DecisionKind.ACCOUNT_UNLINKED: (
+        "account unlinked from a provider's person",
+        "accounts unlinked from a provider's persons",
+    ),
     DecisionKind.PASSWORD_SET: ("password set", "passwords set"),
     DecisionKind.TOKEN_REVOKED: ("token revoked", "tokens revoked"),
 }
 # What is to be repeated in turn is one list.
+_OF_ACCOUNTS = (
+    DecisionKind.ACCOUNT_ADDED,
+    DecisionKind.PASSWORD_SET,
+    DecisionKind.ACCOUNT_CHANGED,
+    DecisionKind.ACCOUNT_ENABLED,
+    DecisionKind.ACCOUNT_DISABLED,
+    DecisionKind.ACCOUNT_UNLINKED,
+    DecisionKind.ACCOUNT_LINKED,
+    DecisionKind.TOKEN_REVOKED,
+)
 _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
+    # First, as it is to be repeated before anybody can log in.
+    _OF_ACCOUNTS,
     (DecisionKind.IMAGE_REJECTED, DecisionKind.REJECTION_RETRACTED),
     (
         DecisionKind.IDENTITY_MERGED,
@@ -295,12 +320,19 @@ _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
         DecisionKind.IDENTITY_RENAMED,
     ),
     (DecisionKind.SITE_ACTIVATED, DecisionKind.SITE_RETIRED, DecisionKind.SITE_WAIVED),
-    (DecisionKind.ACCOUNT_ADDED, DecisionKind.PASSWORD_SET, DecisionKind.ACCOUNT_CHANGED),
 )
 _GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
     *_IN_TURN,
     *((kind,) for kind in DecisionKind if not any(kind in kinds for kinds in _IN_TURN)),
 )
+# Until these are repeated, somebody who was let out is let in again.
+_LET_OUT = {
+    DecisionKind.PASSWORD_SET,
+    DecisionKind.ACCOUNT_CHANGED,
+    DecisionKind.ACCOUNT_DISABLED,
+    DecisionKind.ACCOUNT_UNLINKED,
+    DecisionKind.TOKEN_REVOKED,
+}
 # Commands that take any number of ids.
 _BY_IDS = {"quarantine release", "queue retry", "queue cancel", "commitment retry"}
 _IDS_A_COMMAND = 50
@@ -317,6 +349,8 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
             "  ask them about peers, rejections, bundles, exams closed by command, quarantine,"
             " the queue, persons and devices, reviews, sites, images for teaching, accounts"
         )
+        yield "  who was let out since is let in again: before the service starts, compare"
+        yield "  qc-daemon user list and qc-daemon user token list with who may come in"
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"
     if comparison.decisions:
@@ -333,6 +367,8 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
             yield ", ".join(
                 count_of(counts[kind], *_DECIDED[kind]) for kind in kinds if counts[kind]
             )
+            if any(counts[kind] for kind in _LET_OUT):
+                yield "  repeat them before the service starts: they keep out who was let out"
             yield from _first_lines(_commands(decisions))
     if any(each.needs_object for each in comparison.decisions):
         yield "* its object came after the backup: take that in first"

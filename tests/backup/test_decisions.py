@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from detector.errors import ErrorCode
@@ -40,7 +41,9 @@ from qc_daemon.operations.database import RestoreResult, describe_restore, resto
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.operations.reviews import Answer
 from qc_daemon.records import schema
+from qc_daemon.records.accounts import web_sessions
 from qc_daemon.records.acquisition.identities import identify_persons
+from qc_daemon.records.clock import utc_now
 from qc_daemon.records.commitment.scp import Request, record_request
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
@@ -56,6 +59,7 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
+    LoginMethod,
     SiteAction,
     TeachingAction,
 )
@@ -70,6 +74,7 @@ NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
 
 
+ISSUER = "https://login.example.org"
 PASSWORD = "correct horse battery"
 
 
@@ -81,7 +86,9 @@ def clock() -> datetime:
 def storage(storage: Storage) -> Storage:
     store = {"url": storage.settings.store.url, "spool": storage.settings.store.spool}
     storage.settings = Settings(
-        store=store, destination=[{"name": "pacs", "objects": ["source", "key-objects"]}]
+        store=store,
+        web={"oidc": {"issuer": ISSUER, "client_id": "qc", "default_role": "auditor"}},
+        destination=[{"name": "pacs", "objects": ["source", "key-objects"]}],
     )
     return storage
 
@@ -126,6 +133,7 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
     config = storage.spool.root.parent / "qc.toml"
     config.write_text(
         f'[store]\nurl = "{storage.settings.store.url}"\nspool = "spool"\n'
+        f'[web.oidc]\nissuer = "{ISSUER}"\nclient_id = "qc"\ndefault_role = "auditor"\n'
         '[[destination]]\nname = "pacs"\nobjects = ["source", "key-objects"]\n'
     )
     for each in decisions:
@@ -174,6 +182,10 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     site = proposed_calibration(storage)
     accounts.add_account(settings, "ng", "Dr Ng", "lead", PASSWORD, clock=clock)
     accounts.add_token(settings, "ng", "board", ["see-all"], 30, clock)
+    for name in ("kim", "ada", "may"):
+        accounts.add_account(settings, name, f"Dr {name}", "lead", PASSWORD, clock=clock)
+    accounts.disable_account(settings, "kim", clock)
+    accounts.link_account(settings, "ada", "subject-1", clock)
     folder = backup(storage)
 
     def decide() -> None:
@@ -212,6 +224,10 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         accounts.add_account(settings, "olee", "Dr O'Lee", "lead", PASSWORD, clock=clock)
         accounts.set_password(settings, "ng", f"{PASSWORD} 2")
         accounts.disable_account(settings, "ng", clock)
+        accounts.enable_account(settings, "kim", clock)
+        accounts.change_account(settings, "kim", role="auditor")
+        accounts.unlink_account(settings, "ada", clock)
+        accounts.link_account(settings, "may", "-subject 2", clock)
         accounts.revoke_token(settings, "ng", "board", clock)
 
     decide()
@@ -330,6 +346,39 @@ def test_every_kind_of_review_is_named_with_its_command(storage: Storage) -> Non
         None,
     ]
     repeat(storage, found[:-1])
+
+
+def test_nobody_who_was_let_out_comes_back_unsaid(storage: Storage) -> None:
+    settings = storage.settings
+    accounts.add_account(settings, "lee", "Dr Lee", "lead", PASSWORD, clock=clock)
+    now = utc_now()
+    with storage.store.begin() as session:
+        for number, age in enumerate((timedelta(minutes=1), timedelta(days=2))):
+            begin_session(session, 1, str(number), now - age)
+    folder = backup(storage)
+    # Nobody ends the first one after a log-out; the restored database has its row as it was.
+    accounts.disable_account(settings, "lee")
+    restoration = put_back(storage, folder)
+    assert restoration.sessions == 1
+    assert accounts.list_sessions(settings) == []
+    lines = list(describe_restore(RestoreResult(restoration, 0, None)))
+    assert "1 session is ended: log in again" in lines
+    first = lines.index("1 account disabled")
+    assert "they keep out who was let out" in lines[first + 1]
+    assert lines[first + 2] == "  qc-daemon user disable lee"
+
+
+def begin_session(session: Session, account_id: int, token: str, begun: datetime) -> None:
+    web_sessions.insert(
+        session,
+        account_id,
+        token,
+        begun,
+        timedelta(hours=10),
+        address="10.0.0.9",
+        agent="browser",
+        method=LoginMethod.PASSWORD,
+    )
 
 
 def test_what_a_service_does_by_itself_is_no_decision(storage: Storage) -> None:
