@@ -98,6 +98,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/web/test_browser.py": (
         *("qc_daemon/web/", "qc_daemon/operations/review", "tests/support/browser.py"),
     ),
+    "tests/web/test_browser_login.py": (
+        *("qc_daemon/web/", "qc_daemon/operations/logins/", "tests/support/browser.py"),
+        "tests/support/oidc_provider.py",
+    ),
     "tests/web/test_browser_operations.py": (
         *("qc_daemon/web/", "qc_daemon/operations/changes/", "tests/support/browser.py"),
     ),

@@ -53,6 +53,8 @@ class Person:
     complaints: list[str] = field(default_factory=list)
     # Answers that a test asks for on purpose, which the browser calls errors.
     expected: tuple[str, ...] = ()
+    # Hosts beside ours that a test has somebody visit: a provider to log in at.
+    hosts: tuple[str, ...] = ()
 
     def visit(self, path: str) -> Page:
         """Open a page of ours."""
@@ -100,7 +102,8 @@ def person(browser: Browser, origin: str, **options: Any) -> Iterator[Person]:
 
     def check_request(request: Any) -> None:
         parts = urlsplit(request.url)
-        if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != host:
+        allowed = (host, *someone.hosts)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc not in allowed:
             someone.note(f"request to {parts.netloc}")
 
     context.on("console", check_console)

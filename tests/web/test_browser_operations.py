@@ -3,23 +3,27 @@ off, on a large and a small screen."""
 
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
+from sqlalchemy import update
 
 from model.bundle.bundle import read_model_id
 from qc_daemon.operations import passwords
 from qc_daemon.operations.bundles import seed_bundle
-from qc_daemon.records.tables import AuditRow, AuditState
+from qc_daemon.records.tables import AcquisitionRow, AuditRow, AuditState
+from tests.support import pdf
 from tests.support.accounts import QUICK_HASHER
 from tests.support.audit_json import audit_json
-from tests.support.browser import chromium, person
+from tests.support.browser import PATIENCE_MS, chromium, person
 from tests.support.web_site import WebSite, web_site
 from tests.web.test_server import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAY = "2026-06-28"
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,46 @@ def test_a_click_on_a_point_leads_to_its_findings(
         page = lead.visit(f"/people/{site.numbers['jane']}")
         page.locator("svg.chart a").first.click()
         page.wait_for_url("**/worklist?person=*made_from=*")
+
+
+def test_a_point_of_a_chart_leads_to_its_exams(
+    browser: Browser, pages: tuple[WebSite, str]
+) -> None:
+    """From the audit to the person, the point, the findings of its week and one's exam."""
+    site, origin = pages
+    jane, day = site.numbers["jane"], date.fromisoformat(DAY)
+    # Her images were made in the audit's last week.
+    with site.exam.store.begin() as session:
+        session.execute(update(AcquisitionRow).values(acquired=f"{day:%Y-%m-%d}T10:00:00"))
+    with person(browser, origin) as lead:
+        lead.log_in("lead")
+        page = lead.visit(f"/audits/{DAY}")
+        page.locator(f"a[href^='/people/{jane}']").first.click()
+        page.wait_for_url(f"**/people/{jane}*")
+        page.locator("svg.chart a").last.click()
+        page.wait_for_url("**/worklist?person=*made_from=*")
+        page.locator("a[href^='/exams/1']").first.click()
+        page.wait_for_url("**/exams/1*")
+        expect(page.locator("img.boxes")).to_be_visible()
+
+
+def test_a_report_is_downloaded_as_pdf(
+    browser: Browser, pages: tuple[WebSite, str], tmp_path: Path
+) -> None:
+    site, origin = pages
+    jane = site.numbers["jane"]
+    with person(browser, origin, accept_downloads=True) as lead:
+        lead.log_in("lead")
+        for path, words in (
+            (f"/audits/{DAY}", f"Auditof{DAY}"),
+            (f"/people/{jane}", "Doe"),
+        ):
+            page = lead.visit(path)
+            with page.expect_download() as waiting:
+                page.get_by_role("link", name="PDF", exact=True).first.click()
+            file = tmp_path / waiting.value.suggested_filename
+            waiting.value.save_as(file)
+            assert file.name.endswith(".pdf")
+            assert words in pdf.text(file)
+            # The page stays where it was.
+            expect(page).to_have_url(f"{origin}{path}")
