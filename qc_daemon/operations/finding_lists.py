@@ -42,8 +42,9 @@ HIDDEN_KEYS = (
     "site",
 )
 """Keys of a finding that give its answer away: null while it waits for a blinded reading."""
-# A page that few findings match reads so many times its size before it offers to go on.
-_READS = 10
+# A page that few findings match reads so many times its size, one after the other, before it
+# offers to go on.
+_READS = (1, 3, 6)
 _MAX_ID = 2**63 - 1
 _ANY_EXAM = ExamFilter()
 
@@ -161,10 +162,11 @@ def list_entries(
     after = None if cursor is None else parse_cursor(cursor)
     entries: list[Entry] = []
     with store.read() as session:
-        for _ in range(_READS):
-            rows = _read(session, principal, question, limit + 1, after)
-            has_more = len(rows) > limit
-            for entry in _entries(session, settings, rows[:limit]):
+        for times in _READS:
+            count = times * limit
+            rows = _read(session, principal, question, count + 1, after)
+            has_more = len(rows) > count
+            for entry in _entries(session, settings, rows[:count]):
                 if len(entries) == limit:
                     break
                 after = Cursor(entry.stored.revision.received_at, entry.stored.finding_id or 0)
