@@ -145,8 +145,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Since the scrub",
-            ((_age("qc_daemon_spool_scrub_finished_timestamp_seconds"), "finished"),),
+            "Since the scrub, and the newest good backup",
+            (
+                (_age("qc_daemon_spool_scrub_finished_timestamp_seconds"), "scrub"),
+                (_age("qc_daemon_backup_finished_timestamp_seconds"), "backup"),
+            ),
             "s",
         ),
         Panel(

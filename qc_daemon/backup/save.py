@@ -13,12 +13,22 @@ from pathlib import Path
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents, postgresql
-from qc_daemon.backup.manifest import DATABASE, SPOOL, TABLES, File, Manifest, sha256_of
+from qc_daemon.backup.manifest import (
+    DATABASE,
+    SPOOL,
+    TABLES,
+    File,
+    Manifest,
+    read_manifest,
+    sha256_of,
+)
 from qc_daemon.records import schema
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files
 
 _BLOCK = 1 << 20
+_DAYS = 7
+"""A file that is linked from the previous backup is read again once in so many days."""
 
 
 def save(
@@ -27,17 +37,20 @@ def save(
     now: datetime,
     *,
     link: bool = False,
+    previous: Path | None = None,
     progress: Callable[[int, int], None] = lambda _count, _total: None,
 ) -> Manifest:
     """Save database and spool in a new folder while the service runs.
 
     With `link` the spooled files are hard links, which take no room but guard only against
-    deletion, and need the same file system. `progress` is called with files saved and in all.
-    Raises QCError STORAGE; the folder then has no manifest.
+    deletion, and need the same file system. Files that the backup in the folder `previous` has are
+    hard links to its own where the disk can: their names are their hashes, so that they never
+    change; each is read again once in seven days, and copied anew where it is damaged. `progress`
+    is called with files saved and in all. Raises QCError STORAGE; the folder then has no manifest.
     """
     try:
         _make(folder)
-        return _save_all(settings, folder, now, link, progress)
+        return _save_all(settings, folder, now, link, previous, progress)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise QCError(ErrorCode.STORAGE, f"no backup written to {folder}: {why}") from error
@@ -57,8 +70,10 @@ def _save_all(
     folder: Path,
     now: datetime,
     link: bool,
+    previous: Path | None,
     progress: Callable[[int, int], None],
 ) -> Manifest:
+    former = {} if previous is None else read_manifest(previous).files
     url, spool = settings.store.url, settings.store.spool
     columns: dict[str, list[str]] = {}
     if schema.file_of(url) is None:
@@ -75,7 +90,11 @@ def _save_all(
     for position, (path, size) in enumerate(sizes.items()):
         progress(position, len(sizes))
         target = folder / SPOOL / path
-        file = _save_file(spool / path, target, link)
+        file = None
+        if previous is not None and former.get(f"{SPOOL}/{path}") == File(size, Path(path).stem):
+            file = _link_former(previous / SPOOL / path, target, size, now)
+        if file is None:
+            file = _save_file(spool / path, target, link)
         if file is None:
             missing.append(path)
         elif file != File(size, Path(path).stem):
@@ -100,6 +119,23 @@ def _save_all(
     manifest.write(folder)
     os.sync()
     return manifest
+
+
+def _link_former(source: Path, target: Path, size: int, now: datetime) -> File | None:
+    """The entry of a file that is linked from the previous backup; None where it cannot be, or is
+    not what it was."""
+    private_files.make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        # Gone, or a file system without links.
+        return None
+    sha256 = source.stem
+    is_due = int(sha256[:8], 16) % _DAYS == now.toordinal() % _DAYS
+    if target.stat().st_size == size and (not is_due or sha256_of(target) == sha256):
+        return File(size, sha256)
+    target.unlink()
+    return None
 
 
 def _save_file(source: Path, target: Path, link: bool) -> File | None:

@@ -18,6 +18,7 @@ from detector.version_option import add_version
 from qc_daemon.cli.acquisition_commands import acquisition, device, person
 from qc_daemon.cli.audit_commands import audit
 from qc_daemon.cli.audit_log_commands import audit_log
+from qc_daemon.cli.backup_commands import backup
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
 from qc_daemon.cli.destination_commands import destination, rules
@@ -84,6 +85,7 @@ app.add_typer(acquisition, name="acquisition")
 app.add_typer(audit, name="audit")
 app.add_typer(audit_log, name="audit-log")
 app.add_typer(db, name="db")
+app.add_typer(backup, name="backup")
 app.add_typer(upgrade, name="upgrade")
 app.add_typer(user, name="user")
 app.command()(report)

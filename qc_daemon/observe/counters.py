@@ -42,8 +42,9 @@ COUNTERS = (
 )  # fmt: skip
 GAUGES = (
     "ready", "associations", "pressure", "spool_orphans", "spool_missing", "scrub_finished",
-    "scrub_faults", "reviews_waiting", "reviews_second_reading", "reviews_disagreement",
-    "reviews_oldest", "sites_calibrated", "sites_waived", "sites_commissioning", "promises_broken",
+    "scrub_faults", "backup_finished", "reviews_waiting", "reviews_second_reading",
+    "reviews_disagreement", "reviews_oldest", "sites_calibrated", "sites_waived",
+    "sites_commissioning", "promises_broken",
 )  # fmt: skip
 """Values of a process that end with it; `ready` is 1 once it has said that it can do its work."""
 

@@ -183,6 +183,9 @@ EVENTS = {
     "original not available": "No destination has the original any more.",
     "other bytes came back": "A destination gave other bytes than it was sent.",
     "other pixels came back": "A destination gave other pixels than it was sent.",
+    "backup made": "A backup was written and read back; `count` received objects are in it.",
+    "backups removed": "Backups were removed that no day, week or month keeps.",
+    "backup failed": "No good backup was made; tried again, three times a night.",
     "scrub stalled": "The nightly reading of the spool waits for the database or the disk.",
     # people, devices, sites
     "acquisitions read": "Headers of older images were read.",

@@ -178,6 +178,12 @@ class Service(Collector):
             "Files that were damaged, missing or unreadable then.",
             shared.maximum("scrub_faults"),
         )
+        if self.settings.backup.folder is not None:
+            yield gauge(
+                "backup_finished_timestamp_seconds",
+                "When the newest good backup was begun; 0: none, absent: none is scheduled.",
+                shared.maximum("backup_finished"),
+            )
 
     def _durations(self) -> Iterator[Metric]:
         storing = HistogramMetricFamily(

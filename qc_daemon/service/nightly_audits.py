@@ -5,12 +5,6 @@ each time (`operations.nightly`). The work is done by a process of its own, of t
 an audit must not delay what a person waits for.
 """
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from datetime import UTC
 
@@ -18,11 +12,10 @@ from detector.errors import QCError
 from qc_daemon.observe import log
 from qc_daemon.operations import nightly
 from qc_daemon.records.store import Store
+from qc_daemon.service.night_process import NightProcess, take_orders
 from qc_daemon.settings import Settings
 
 TICK_SECONDS = 60.0
-_PRIORITY = 10
-_END_SECONDS = 10.0
 
 
 class NightlyAudits:
@@ -30,7 +23,7 @@ class NightlyAudits:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = NightProcess("qc_daemon.service.nightly_audits", settings)
 
     def run(self, stop: threading.Event, tick_seconds: float = TICK_SECONDS) -> None:
         """Tick until `stop`."""
@@ -54,16 +47,15 @@ class NightlyAudits:
             stop.wait()
         finally:
             scheduler.shutdown(wait=True)
-            self._end()
+            self._process.end()
 
     def tick(self) -> None:
         """Add what is due, and start a process where an audit waits and none is at work."""
         try:
             for day in nightly.queue_due(self._settings, self._store):
                 log.get(role="schedule").info("audit due", audit_date=day.isoformat())
-            is_working = self._process is not None and self._process.poll() is None
-            if not is_working and nightly.has_work(self._store):
-                self._start()
+            if not self._process.is_working and nightly.has_work(self._store):
+                self._process.start()
         except QCError as error:
             log.get(role="schedule").error(
                 "audits stalled", code=error.code.value, reason=error.message
@@ -73,44 +65,10 @@ class NightlyAudits:
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("audits stalled", error_type=kind, error_at=place)
 
-    def _start(self) -> None:
-        orders = {"parent": os.getpid(), "settings": self._settings.model_dump(mode="json")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "qc_daemon.service.nightly_audits"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(json.dumps(orders).encode())
-
-    def _end(self) -> None:
-        """End the process: its audit is taken up again when its lease is over."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
 
 def main() -> None:
     """Do the audits that wait; settings and the parent's id come on standard input."""
-    from qc_daemon.service.roles import exit_with_parent
-    from qc_daemon.spool import private_files
-
-    orders = json.load(sys.stdin)
-    exit_with_parent(orders["parent"])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_PRIORITY)
-    private_files.set_umask()
-    log.configure()
-    log.quiet_libraries()
-    log.quiet_crashes()
-    settings = Settings(**orders["settings"])
-    log.configure_service(settings.observe.log_level)
+    settings = take_orders()
     nightly.work(settings, Store(settings.store.url))
 
 

@@ -173,11 +173,12 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
 
     In threads of their own the scrub reads through the spool each night, what an older version did
     not read of its images is read, sites are fitted, what waits for people is counted, and a
-    process does the nightly audit.
+    process does the nightly audit, another one the nightly backup.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
     from qc_daemon.service.nightly_audits import NightlyAudits
+    from qc_daemon.service.nightly_backups import NightlyBackups
 
     # What the scrub asks back must be the very same bytes, so that no pixels are compared.
     originals = Originals(context.store, context.settings, _no_pixels)
@@ -189,6 +190,8 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     digests = threading.Thread(target=_send_digests, args=(context, stop), daemon=True)
     nightly = NightlyAudits(context.settings, context.store)
     audit = threading.Thread(target=nightly.run, args=(stop,), daemon=True)
+    backups = NightlyBackups(context.settings)
+    backup = threading.Thread(target=backups.run, args=(stop,), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -209,6 +212,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     count.start()
     digests.start()
     audit.start()
+    backup.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
@@ -216,6 +220,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     count.join()
     digests.join()
     audit.join()
+    backup.join()
 
 
 def _propose_sites(context: RoleContext, stop: threading.Event) -> None:

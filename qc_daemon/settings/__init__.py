@@ -15,12 +15,13 @@ from qc_daemon.settings.schedule import JobSettings, ScheduleSettings
 from qc_daemon.settings.score import ScoreSettings
 from qc_daemon.settings.section import AETitle, Fingerprint, WebAddress, parse_ae_title
 from qc_daemon.settings.service import Settings, checked, load, load_known
-from qc_daemon.settings.store import StoreSettings
+from qc_daemon.settings.store import BackupSettings, StoreSettings
 from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
 
 __all__ = [
     "AETitle",
     "AuditSettings",
+    "BackupSettings",
     "ClientTLSSettings",
     "DeliveredKind",
     "DestinationSettings",

@@ -30,7 +30,7 @@ from qc_daemon.settings.review import AuditSettings, ReportSettings, ReviewSetti
 from qc_daemon.settings.schedule import JobSettings, ScheduleSettings
 from qc_daemon.settings.score import ScoreSettings
 from qc_daemon.settings.section import resolve_secret
-from qc_daemon.settings.store import StoreSettings
+from qc_daemon.settings.store import BackupSettings, StoreSettings
 from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
 from qc_daemon.settings.web import WebSettings
 
@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     review: ReviewSettings = ReviewSettings()
     audit: AuditSettings = AuditSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    backup: BackupSettings = BackupSettings()
     jobs: JobSettings = JobSettings()
     mail: MailSettings = MailSettings()
     webhook: list[WebhookSettings] = []
@@ -160,6 +161,7 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     mail.ca, mail.password = mail.ca and base / mail.ca, resolve_secret(mail.password, base)
     for hook in settings.webhook:
         hook.ca, hook.secret = hook.ca and base / hook.ca, resolve_secret(hook.secret, base) or ""
+    settings.backup.folder = settings.backup.folder and base / settings.backup.folder
     trail = settings.audit_log
     trail.folder = trail.folder and base / trail.folder
     for server in trail.server:

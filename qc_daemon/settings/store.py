@@ -1,4 +1,4 @@
-"""Where things are kept (`[store]`)."""
+"""Where things are kept, and saved (`[store]`, `[backup]`)."""
 
 from datetime import time
 from pathlib import Path
@@ -33,3 +33,23 @@ class StoreSettings(Section):
     scrub_megabytes_per_second: float = Field(
         default=20.0, ge=0, le=10_000, description="how fast the spool is read through; 0: never"
     )
+
+
+class BackupSettings(Section):
+    """Backups of database and spool that the role `schedule` makes each night, off unless a folder
+    is named. Received files that the night before has already are hard links to its own."""
+
+    folder: Path | None = Field(
+        default=None,
+        description="where each backup is a folder; on another disk than the store, and there",
+    )
+    at: time = Field(
+        default=time(3), description="when one is made, local time (`schedule.timezone`)"
+    )
+    keep_daily: int = Field(
+        default=7, ge=1, le=CENTURY_DAYS, description="days whose newest good backup stays"
+    )
+    keep_weekly: int = Field(
+        default=4, ge=0, le=CENTURY_DAYS, description="the same for weeks (ISO 8601)"
+    )
+    keep_monthly: int = Field(default=6, ge=0, le=CENTURY_DAYS, description="the same for months")

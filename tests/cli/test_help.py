@@ -163,7 +163,7 @@ def test_the_examples_of_the_help_are_parsed(
 )
 def test_the_examples_of_what_asks_the_database_are_right(name: str, tmp_path: Path) -> None:
     config = tmp_path / "qc.toml"
-    config.write_text("")
+    config.write_text('[backup]\nfolder = "."\n')
     migrate(load(config).store.url)
     for words in _examples(name):
         own = words.index("--config") if "--config" in words else len(words)

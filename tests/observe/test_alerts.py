@@ -77,6 +77,7 @@ class Clinic:
                 },
             },
             schedule={"timezone": "UTC"},
+            backup={"folder": folder / "backups"},
             audit_log={"server": [{"name": "arr", "host": "127.0.0.1"}]},
         ).start()
         # OpenSSL knows only the machine's clock.
@@ -422,6 +423,11 @@ SCENARIOS = [
         "ScrubOverdue",
         lambda c: counters.set("scrub_finished", (c.now - 4 * DAY).timestamp()),
         lambda c: counters.set("scrub_finished", (c.now + DAY).timestamp()),
+    ),
+    Scenario(
+        "BackupOverdue",
+        lambda c: counters.set("backup_finished", (c.now - 40 * HOUR).timestamp()),
+        lambda c: counters.set("backup_finished", (c.now + 8 * HOUR).timestamp()),
     ),
     Scenario("CertificateExpires", install(20), install(401)),
     Scenario("MachineQuiet", silence_machine, hear_machine),

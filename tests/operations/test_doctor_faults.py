@@ -242,6 +242,16 @@ def _nobody_saves_it(folder: Path, _stack: ExitStack) -> Settings:
     return settings
 
 
+def _backups_go_to_no_disk(folder: Path, _stack: ExitStack) -> Settings:
+    return settings_in(folder, backup={"folder": folder / "not-mounted"})
+
+
+def _no_backup_is_good(folder: Path, _stack: ExitStack) -> Settings:
+    settings = settings_in(folder, backup={"folder": folder / "backups"})
+    (folder / "backups" / "backup-20261129T030000Z").mkdir(parents=True)
+    return settings
+
+
 PLANTED: list[tuple[Callable[[Path, ExitStack], Settings], str, str, str]] = [
     (_spool_is_a_file, "spool", "FAIL", "is not a folder; move it away"),
     (_database_is_gone, "database", "FAIL", "restore a backup (qc-daemon db restore)"),
@@ -268,6 +278,8 @@ PLANTED: list[tuple[Callable[[Path, ExitStack], Settings], str, str, str]] = [
     (_mail_password_is_not_there, "mail", "FAIL", "environment variable NO_SUCH_PASSWORD"),
     (_audit_server_is_away, "audit log", "FAIL", "server arr does not answer"),
     (_audit_log_was_spoilt, "audit log", "FAIL", "see qc-daemon audit-log verify"),
+    (_backups_go_to_no_disk, "backups", "FAIL", "cannot be used: no such file or directory"),
+    (_no_backup_is_good, "backups", "FAIL", "there is no good one"),
     (_nobody_saves_it, "backups", "warn", "qc-daemon db backup FOLDER --with-spool"),
 ]
 

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from model.bundle.bundle import read_model_id
+from qc_daemon.backup.series import list_backups
 from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.observe import counters
 from qc_daemon.operations import sites
@@ -21,6 +22,7 @@ from qc_daemon.records.results import findings
 from qc_daemon.records.store import Store
 from qc_daemon.service import roles
 from qc_daemon.service.nightly_audits import NightlyAudits
+from qc_daemon.service.nightly_backups import NightlyBackups
 from qc_daemon.service.roles import RoleContext
 from qc_daemon.settings import load
 from tests.support.databases import migrate
@@ -130,10 +132,46 @@ def test_an_audit_under_way_ends_with_the_role_and_is_taken_up_again(
 ) -> None:
     nightly = NightlyAudits(context.settings, context.store)
     nightly.tick()
-    process = nightly._process
-    assert process is not None
-    nightly._end()
-    assert process.returncode is not None
+    assert nightly._process.is_working
+    nightly._process.end()
+    assert not nightly._process.is_working
     [listed] = list_audits(context.settings)
     # It may have been done in time; else its lease says until when nobody else takes it.
     assert listed["state"] in ("waiting", "running", "done")
+
+
+def test_a_process_makes_the_backup_that_is_due_and_the_metric_has_its_time(
+    context: RoleContext, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    context.settings.backup.folder = folder
+    backups = NightlyBackups(context.settings)
+    stop = threading.Event()
+    thread = threading.Thread(target=backups.run, args=(stop, 0.2))
+    thread.start()
+    try:
+        eventually(lambda: counters.get("backup_finished") > 0)
+    finally:
+        stop.set()
+        thread.join(30)
+    [backup] = list_backups(folder)
+    assert backup.is_good
+    assert counters.get("backup_finished") == backup.begun.timestamp()
+
+
+def test_a_backup_that_fails_is_tried_three_times_a_night(
+    context: RoleContext, tmp_path: Path
+) -> None:
+    context.settings.backup.folder = tmp_path / "not-mounted"
+    context.settings.schedule.timezone = "UTC"
+    now = datetime(2026, 11, 30, 3, 0, tzinfo=UTC)
+    moments: list[str] = []
+    backups = NightlyBackups(context.settings, lambda: now)
+    for _ in range(26 * 60):
+        with capture_logs() as lines:
+            backups.tick()
+        if [each["event"] for each in lines] == ["backup failed"]:
+            moments.append(f"{now:%d %H:%M}")
+        now += timedelta(minutes=1)
+    assert moments == ["30 03:00", "30 04:00", "30 05:00", "01 03:00", "01 04:00"]

@@ -20,8 +20,8 @@ def families(text: str) -> set[str]:
 
 
 def exposed(folder: Path) -> set[str]:
-    """The families that the endpoint has, with an audit and a bundle."""
-    observed = ObservedService.make(folder).start()
+    """The families that the endpoint has, with an audit, a bundle, and backups."""
+    observed = ObservedService.make(folder, backup={"folder": folder / "backups"}).start()
     try:
         with observed.store.begin() as session:
             audits.queue(session, audits.NIGHTLY, "2026-11-01", NOW)
