@@ -38,6 +38,7 @@ class DecisionKind(StrEnum):
     ACCOUNT_UNLINKED = "account unlinked from a provider's person"
     PASSWORD_SET = "account's password set"
     TOKEN_REVOKED = "token revoked"
+    PATIENT_ERASED = "patient erased"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from qc_daemon.backup.account_decisions import (
     unlinked_and_linked,
 )
 from qc_daemon.backup.decision import Comparison, Decision, DecisionKind
+from qc_daemon.backup.erasure_decisions import undone_erasures
 from qc_daemon.backup.rows import Row, Tables, arguments, is_same, iso, option
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
@@ -101,6 +102,7 @@ def _decisions(
         lambda: account_decisions(restored, old),
         lambda: unlinked_and_linked(restored, old),
         lambda: revoked_tokens(restored, old),
+        lambda: undone_erasures(restored, old),
     )
     decisions: list[Decision] = []
     problem = None

@@ -40,6 +40,7 @@ from qc_daemon.cli.output import (
     write_lines,
     write_list,
 )
+from qc_daemon.cli.patient_commands import erasure, patient
 from qc_daemon.cli.peer_commands import peer
 from qc_daemon.cli.quarantine_commands import quarantine
 from qc_daemon.cli.queue_commands import commitment, queue
@@ -88,6 +89,8 @@ app.add_typer(db, name="db")
 app.add_typer(backup, name="backup")
 app.add_typer(upgrade, name="upgrade")
 app.add_typer(user, name="user")
+app.add_typer(patient, name="patient")
+app.add_typer(erasure, name="erasure")
 app.command()(report)
 
 

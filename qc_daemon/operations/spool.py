@@ -171,6 +171,22 @@ def discard_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc
     return len(paths)
 
 
+def orphans_of(settings: Settings, patient_id: str, clock: Clock = utc_now) -> list[str]:
+    """SHA-256 of the orphans whose header names this patient; what cannot be read names nobody."""
+    hashes = []
+    for name in orphan_hashes(settings, clock):
+        path = Spool(settings.store.spool).path(name)
+        try:
+            syntax = str(read_file_meta_info(path).TransferSyntaxUID)
+            identity = read_identity(path, data_set_offset(path), syntax)
+        except Exception:
+            # Whatever a file has that was never taken in: it is listed by `spool list`.
+            continue
+        if identity.patient_id == patient_id:
+            hashes.append(name)
+    return hashes
+
+
 def orphan_margin(spool: Path) -> timedelta:
     """How old a file must be to be judged: no row is on its way where no service runs."""
     return MARGIN if service_lock.is_running(spool) else timedelta(0)

@@ -38,6 +38,7 @@ from qc_daemon.operations import (
     sites,
 )
 from qc_daemon.operations.database import RestoreResult, describe_restore, restore_all
+from qc_daemon.operations.patients.erasure import erase
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.operations.reviews import Answer
 from qc_daemon.records import schema
@@ -55,6 +56,8 @@ from qc_daemon.records.results.teaching_releases import TeachingDecision
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,
+    Exam,
+    ExamState,
     IdentityKind,
     JobKind,
     JobRow,
@@ -171,6 +174,13 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         )
     # Scored, so that its exam can be closed.
     end_jobs(storage, open_exam, JobKind.SCORE, JobState.DONE)
+    erased = storage.receive(ultrasound(PatientID="-GONE", StudyInstanceUID="1.2.3.5"))
+    with storage.store.begin() as session:
+        is_hers = JobRow.revision_id == erased.revision_id
+        session.execute(update(JobRow).where(is_hers).values(state=JobState.DONE))
+        session.execute(
+            update(Exam).where(Exam.id == erased.exam_id).values(state=ExamState.CLOSED)
+        )
     peers.add_peer(settings, "GONE", "10.0.0.1", None, clock)
     request = Request("1.2.3", "VOLUSON1", "10.1.0.1", "test/1", ())
     with storage.store.begin() as session:
@@ -229,6 +239,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         accounts.unlink_account(settings, "ada", clock)
         accounts.link_account(settings, "may", "-subject 2", clock)
         accounts.revoke_token(settings, "ng", "board", clock)
+        erase(settings, "-GONE", "Dr O'Lee", clock=clock)
 
     decide()
     restoration = put_back(storage, folder)

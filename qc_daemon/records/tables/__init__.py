@@ -57,6 +57,7 @@ from qc_daemon.records.tables.findings import (
     SiteAction,
     SiteCalibrationRow,
 )
+from qc_daemon.records.tables.patients import Erasure, ExamInErasure
 from qc_daemon.records.tables.queue import JobKind, JobRow, JobState
 from qc_daemon.records.tables.received import (
     CallerRow,
@@ -112,8 +113,10 @@ __all__ = [
     "DigestChannel",
     "DigestRow",
     "DigestState",
+    "Erasure",
     "Exam",
     "ExamHold",
+    "ExamInErasure",
     "ExamOutcome",
     "ExamState",
     "Finding",

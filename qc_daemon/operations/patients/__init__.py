@@ -1,0 +1,1 @@
+"""What an operator does about a patient as a whole."""

@@ -1,0 +1,1 @@
+"""What concerns a patient as a whole, over all exams."""
