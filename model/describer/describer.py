@@ -1,6 +1,7 @@
 """From detections to one sentence: BioGPT, decoded under a grammar of the detections."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,8 @@ TIED = "output_projection.weight"
 MAX_STRUCTURES = 20
 ROWS = 32
 """At most so many pictures are decoded together, which bounds the memory of the key-value cache."""
+SENTENCES = 65_536
+"""So many sentences are kept for pictures whose structures lie alike (some 300 bytes each)."""
 
 
 class Describer:
@@ -46,6 +49,7 @@ class Describer:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.spell = lru_cache(maxsize=4096)(self._spell)
+        self._sentences: OrderedDict[tuple[tuple[Mention, ...], Wording], str] = OrderedDict()
         for piece in _pieces():
             self.spell(piece)
 
@@ -106,14 +110,26 @@ class Describer:
             self.mentions_that_fit(boxes, *size, wording)
             for boxes, size in zip(detections, sizes, strict=True)
         ]
-        texts = [NOTHING] * len(mentions)
-        rows = [row for row, named in enumerate(mentions) if named]
-        for start in range(0, len(rows), ROWS):
-            batch = rows[start : start + ROWS]
-            sentences = self.write([mentions[row] for row in batch], wording)
-            for row, text in zip(batch, sentences, strict=True):
-                texts[row] = text
+        self._write_missing([named for named in mentions if named], wording)
+        texts = [self._sentences[named, wording] if named else NOTHING for named in mentions]
+        while len(self._sentences) > SENTENCES:
+            self._sentences.popitem(last=False)
         return texts
+
+    def _write_missing(self, mentions: Sequence[tuple[Mention, ...]], wording: Wording) -> None:
+        """Write the sentences that are not kept yet, each once.
+
+        The model sees nothing of a picture but its mentions, so that equal ones have one sentence.
+        """
+        missing = [
+            named for named in dict.fromkeys(mentions) if (named, wording) not in self._sentences
+        ]
+        for start in range(0, len(missing), ROWS):
+            batch = missing[start : start + ROWS]
+            for named, text in zip(batch, self.write(batch, wording), strict=True):
+                self._sentences[named, wording] = text
+        for named in mentions:
+            self._sentences.move_to_end((named, wording))
 
     def mentions_that_fit(
         self, detections: Sequence[Detection], width: float, height: float, wording: Wording

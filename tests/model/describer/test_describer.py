@@ -12,6 +12,7 @@ from transformers import BioGptConfig, BioGptForCausalLM
 from detector.anatomy import LABELS
 from detector.boxes import Detection
 from detector.errors import ErrorCode, QCError
+from model.describer import describer as describer_module
 from model.describer import tokenizer as subwords
 from model.describer.describer import MAX_STRUCTURES, Describer
 from model.describer.grammar import Writer
@@ -105,12 +106,48 @@ def test_nothing_detected(describer):
     assert "upper left" in texts[1].lower()
 
 
-def test_a_batch_gives_the_same_descriptions_as_single_pictures(describer):
+def test_a_batch_gives_the_same_descriptions_as_single_pictures():
     chance = random.Random(3)
     pictures = [picture(chance, most) for most in (1, 12, 3, 7, 2)]
-    singly = [describer.describe(detections, 1000, 800) for detections in pictures]
-    assert describer.describe_batch(pictures, [(1000, 800)] * 5) == singly
-    assert [describer.describe(detections, 1000, 800) for detections in pictures] == singly
+    sizes = [(1000, 800)] * 5
+    # Each with the same weights, and no sentence kept from before.
+    singly = [random_describer(0).describe(detections, 1000, 800) for detections in pictures]
+    assert random_describer(0).describe_batch(pictures, sizes) == singly
+    assert random_describer(0).describe_batch(pictures[::-1], sizes) == singly[::-1]
+
+
+def test_structures_that_lie_alike_are_written_once(describer, monkeypatch):
+    """A sentence depends on labels and places alone, so that the model is asked once for each."""
+    writer = random_describer(0)
+    calls = []
+    write = writer.write
+    monkeypatch.setattr(
+        writer,
+        "write",
+        lambda mentions, wording: calls.append(mentions) or write(mentions, wording),
+    )
+    near = [Detection("S", (10, 10, 20, 20), 0.9), Detection("UC", (500, 500, 600, 600), 0.8)]
+    moved = [Detection("UC", (510, 480, 590, 620), 0.3), Detection("S", (0, 0, 15, 25), 0.4)]
+    elsewhere = [Detection("S", (900, 700, 950, 750), 0.9)]
+    sizes = [(1000, 800)] * 3
+    expected = [describer.describe(boxes, 1000, 800) for boxes in (near, moved, elsewhere)]
+    assert expected[0] == expected[1] != expected[2]
+    assert writer.describe_batch([near, moved, elsewhere], sizes) == expected
+    assert writer.describe_batch([elsewhere, near, moved], sizes) == expected[2:] + expected[:2]
+    assert [len(mentions) for mentions in calls] == [2]
+    other_wording = next(wording for wording in Wording if wording is not Wording.GROUPED)
+    writer.describe(near, 1000, 800, other_wording)
+    assert len(calls) == 2
+
+
+def test_kept_sentences_are_bounded(monkeypatch):
+    monkeypatch.setattr(describer_module, "SENTENCES", 2)
+    writer = random_describer(0)
+    chance = random.Random(4)
+    pictures = [picture(chance, 3) for _ in range(6)]
+    expected = [random_describer(0).describe(boxes, 1000, 800) for boxes in pictures]
+    assert writer.describe_batch(pictures, [(1000, 800)] * 6) == expected
+    assert [writer.describe(boxes, 1000, 800) for boxes in pictures] == expected
 
 
 def test_label_outside_the_vocabulary(describer):
