@@ -154,7 +154,8 @@ def review_show(
     """Show a finding with what the models and persons say of it.
 
     While a blinded reading is to come, the answers are hidden from everybody; before a first
-    reading from who does not ask for them.
+    reading from who does not ask for them. Of a finding in quarantine, or of a picture that a later
+    one replaced, it shows what was said of it.
 
     Example: qc-daemon review show 7 --config qc-daemon.toml
     """
@@ -172,9 +173,13 @@ def review_show(
         load_settings(config), finding, reader=reader, answers=chosen_answers, unblind=unblind
     )
     events = body["events"] if output_format == "json" else body.pop("events")
+    # In a table it is a line of its own.
+    unreported = body.pop("unreported") if output_format == "table" else None
     write_record(body, output_format)
     if output_format == "table" and events:
         print_table("events", EVENT_COLUMNS, events)
+    if unreported:
+        typer.echo(unreported, err=True)
     if body["answers_hidden"] and not blinded:
         # Programs read stdout; `answers_hidden` tells them.
         typer.echo(LEFT_OUT if body["state"] == "waiting" else HIDDEN, err=True)

@@ -19,7 +19,9 @@ from qc_daemon.operations.reviews import (
     Answer,
     criteria_words,
     describe_answer,
+    describe_unreported,
     draw_first_reading,
+    find_finding,
     parse_reader,
     prepare,
     record,
@@ -302,11 +304,13 @@ def show_review(
     unblind: bool = False,
     clock: Clock = utc_now,
 ) -> dict[str, Any]:
-    """A finding with where its review stands, and `events`, its history.
+    """A finding with where its review stands, and `events`, its history; also one that cannot be
+    reviewed any more: `unreported` says why.
 
     Where `answers` says so, and a blinded reading is to come, without the models' answer; in that
     case without what others said, too. `unblind` shows it to `reader`, which is stored: that person
-    cannot give the blinded reading any more. Raises UsageError, QCError.
+    cannot give the blinded reading any more. Of a replaced picture no reading is to come. Raises
+    UsageError, QCError.
     """
     if unblind and (reader is None or answers is Answers.NONE):
         raise UsageError("--unblind: give --reader, the person who is shown the answers")
@@ -315,15 +319,18 @@ def show_review(
     if unblind:
         _unblind(store, settings, finding_id, parse_reader(reader or ""), clock())
     with store.read() as session:
-        finding = require_finding(session, finding_id)
+        finding = find_finding(session, finding_id)
         state = state_of(session, settings, finding)
         active = bundles.active(session)
-    hides = not (unblind or answers.are_of(state))
+        exam_ids = finding.reported or reviews.exams_of(session, [finding_id])
+    is_replaced = not finding.reported and bool(finding.replaced_by)
+    hides = not (unblind or is_replaced or answers.are_of(state)) or answers is Answers.NONE
     body, outcome = finding.body, state.outcome
     facts: dict[str, Any] = {
         "finding": finding_id,
         "state": state.status,
-        "exam_id": sorted(finding.reported),
+        "unreported": describe_unreported(finding),
+        "exam_id": sorted(exam_ids),
         "sop_instance_uid": finding.key.sop_instance_uid,
         "revision": finding.key.revision,
         "frame": finding.key.frame,

@@ -232,23 +232,36 @@ def queue_report_revisions(session: Session, exam_ids: Iterable[int], now: datet
 
 def require_finding(session: Session, finding_id: int) -> ReviewableFinding:
     """The finding for review. Raises QCError for one that there is not, or that is not reported."""
+    finding = find_finding(session, finding_id)
+    reason = describe_unreported(finding)
+    if reason is not None:
+        raise QCError(ErrorCode.STORAGE, reason)
+    return finding
+
+
+def find_finding(session: Session, finding_id: int) -> ReviewableFinding:
+    """The finding, also one that cannot be reviewed any more. Raises QCError for one that there is
+    not."""
     finding = reviews.reviewable(session, finding_id)
     if finding is None:
         raise QCError(ErrorCode.STORAGE, f"there is no finding {finding_id}; see review list --all")
-    if not finding.reported:
-        if finding.replaced_by:
-            now = ", ".join(map(str, finding.replaced_by))
-            raise QCError(
-                ErrorCode.STORAGE,
-                f"finding {finding_id} is of a picture that a later one under the same UID"
-                f" replaced; review finding {now} in its place",
-            )
-        raise QCError(
-            ErrorCode.STORAGE,
-            f"finding {finding_id} is of an object in quarantine, which no report has;"
-            " see quarantine list",
-        )
     return finding
+
+
+def describe_unreported(finding: ReviewableFinding) -> str | None:
+    """Why no report has the finding, so that nobody can review it; None where one has."""
+    if finding.reported:
+        return None
+    if finding.replaced_by:
+        now = ", ".join(map(str, finding.replaced_by))
+        return (
+            f"finding {finding.finding_id} is of a picture that a later one under the same UID"
+            f" replaced; review finding {now} in its place"
+        )
+    return (
+        f"finding {finding.finding_id} is of an object in quarantine, which no report has;"
+        " see quarantine list"
+    )
 
 
 def state_of(session: Session, settings: Settings, finding: ReviewableFinding) -> ReviewState:

@@ -246,6 +246,24 @@ def test_a_finding_of_a_replaced_picture_names_the_one_that_stands(site: Site) -
     site.say("accept", "4", "--reader", "Dr Lee")
 
 
+def test_a_finding_of_a_replaced_picture_is_shown_with_what_was_said(site: Site) -> None:
+    site.say("override", "2", "--verdict", "non-standard", *OVERRIDE)
+    header = ultrasound_header(SOPInstanceUID=UIDS[1], StudyDescription="again")
+    site.exam.receive(header, nuchal_finding(SourceInstance.of(header, "")), pixels="other pixels")
+    shown = site.show(2)
+    assert (shown["state"], shown["reader"], len(shown["events"])) == ("overridden", "Dr Lee", 1)
+    assert "review finding 4 in its place" in shown["unreported"]
+    assert shown["exam_id"] == site.show(4)["exam_id"]
+    assert site.show(4)["unreported"] is None
+    table = site.run("show", "2")
+    assert table.exit_code == 0
+    assert "Dr Lee" in table.stdout
+    assert "later one under the same UID replaced" in table.stderr
+    # Nobody reads it blinded any more, so that nothing is hidden but by --blinded.
+    assert site.show(2)["answers_hidden"] is False
+    assert site.show(2, "--blinded")["answers_hidden"] is True
+
+
 def test_a_review_stays_with_a_finding_whose_picture_is_replaced_later(site: Site) -> None:
     site.say("override", "2", "--verdict", "non-standard", *OVERRIDE)
     before = site.dump()
@@ -273,6 +291,7 @@ def test_a_finding_in_quarantine_is_not_reviewed(site: Site) -> None:
             )
         )
     refused(site.run("accept", "2", "--reader", "Dr Lee"), "quarantine")
+    assert "in quarantine" in site.show(2)["unreported"]
     assert 2 not in site.states()
 
 

@@ -116,7 +116,7 @@ def _entry_values(request: Request, principal: Principal, entry: Entry) -> dict[
     language = language_of(request, principal)
     is_reviewable = entry.stored.quarantine is None and not entry.stored.is_superseded
     verbs = allowed_verbs(principal, entry.state) if is_reviewable else ()
-    history = show_review(settings, number) if is_reviewable else None
+    history = show_review(settings, number) if number else None
     view = None if entry.is_hidden else View(entry.stored.body["view"]["code"])
     return {
         "chosen": entry,
