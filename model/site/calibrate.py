@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-from scipy.special import expit
-
 from detector.anatomy import View
 from model.finding import BundleId
 from model.site import figures
@@ -101,6 +98,6 @@ def _figures(
     y, weights = reviewed.labels(), reviewed.review_weights()
     odds = left_out_log_odds(reviewed, prior, isotonic=isotonic)
     return (
-        figures.measure(expit(reviewed.log_odds), y, reviewed.exam, review, weights),
-        figures.measure(np.asarray(expit(odds)), y, reviewed.exam, band, weights),
+        figures.measure(reviewed.log_odds, y, reviewed.exam, review, weights),
+        figures.measure(odds, y, reviewed.exam, band, weights),
     )

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from model.calibration import bootstrap_interval, expected_calibration_error
 from model.site.samples import Floats
@@ -39,13 +40,15 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of reviewed findings: calibration error (10 bins of equal mass), accuracy at one half, and
-    the shares that are called standard, left to review and called non-standard."""
+    """Of reviewed findings: calibration error (10 bins of equal mass), accuracy at one half, the
+    shares that are called standard, left to review and called non-standard, and mean log loss in
+    nats (None in records of earlier versions)."""
 
     reviews: int
     calibration_error: Figure
     accuracy: Figure
     called: tuple[float, float, float]
+    log_loss: Figure | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -54,29 +57,44 @@ class Figures:
             "ECE": self.calibration_error.to_json(),
             "accuracy": self.accuracy.to_json(),
             "called": dict(zip(("standard", "review", "non-standard"), self.called, strict=True)),
-        }
+        } | ({} if self.log_loss is None else {"log_loss": self.log_loss.to_json()})
+
+    def is_worse_than(self, other: Self) -> bool:
+        """Whether both calibration error and log loss are larger than the other's.
+
+        Both: the first one has a bias with few reviews, the second one can hang on a single review.
+        """
+        if self.log_loss is None or other.log_loss is None:
+            return False
+        return (
+            self.calibration_error.value > other.calibration_error.value
+            and self.log_loss.value > other.log_loss.value
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError on what is none."""
-        called = data["called"]
+        called, log_loss = data["called"], data.get("log_loss")
         return cls(
             int(data["reviews"]),
             Figure.from_json(data["ECE"]),
             Figure.from_json(data["accuracy"]),
             (float(called["standard"]), float(called["review"]), float(called["non-standard"])),
+            None if log_loss is None else Figure.from_json(log_loss),
         )
 
 
 def measure(
-    probabilities: Floats,
+    log_odds: Floats,
     labels: Floats,
     exam: npt.NDArray[np.intp],
     review: tuple[float, float],
     weights: Floats,
 ) -> Figures:
-    """The figures of (n,) probabilities and labels, each for as many findings as its weight says;
-    exams are resampled whole."""
+    """The figures of (n,) log odds and labels, each for as many findings as its weight says; exams
+    are resampled whole."""
+    probabilities = np.asarray(expit(log_odds))
+    losses = np.logaddexp(0, np.where(labels == 1, -log_odds, log_odds))
     low, high = review
     share = weights / weights.sum()
     is_standard = probabilities >= high
@@ -88,6 +106,9 @@ def measure(
     def accuracy(at: npt.NDArray[np.intp]) -> float:
         return float(np.average((probabilities[at] >= 0.5) == labels[at], weights=weights[at]))
 
+    def log_loss(at: npt.NDArray[np.intp]) -> float:
+        return float(np.average(losses[at], weights=weights[at]))
+
     return Figures(
         len(labels),
         _figure(error, exam),
@@ -97,6 +118,7 @@ def measure(
             float(share @ is_review),
             float(share @ (~is_standard & ~is_review)),
         ),
+        _figure(log_loss, exam),
     )
 
 

@@ -66,6 +66,14 @@ class SiteRecord:
         """Whether it says what probabilities mean at the site, even if that is "the same"."""
         return self.kind != NONE
 
+    @property
+    def makes_worse(self) -> bool:
+        """Whether the reviews speak against it: its figures, with exams left out in turn, are worse
+        than those of the bundle as it is. Such a calibration is not proposed."""
+        if self.before is None or self.after is None:
+            return False
+        return self.after.is_worse_than(self.before)
+
     def is_about(self, view: View) -> bool:
         """Whether it was fitted on enough findings of the view to say anything of it."""
         if self.view is not None:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from detector.errors import ErrorCode, QCError
+from model.site.record import SiteRecord
 from qc_daemon.backup.account_decisions import (
     account_decisions,
     revoked_tokens,
@@ -511,14 +512,24 @@ def _sites(restored: Tables, old: Tables) -> Iterator[Decision]:
         is_activation = kind is DecisionKind.SITE_ACTIVATED
         is_lost = is_activation and calibration not in known
         what = [] if is_lost else [calibration if is_activation else site]
+        option = ["--even-if-worse"] if is_activation and _is_worse(records[calibration]) else []
         yield Decision(
             kind,
             f"site {site}" + (f", calibration {calibration}" if is_activation else ""),
             iso(row["decided_at"]),
             "" if is_lost else f"site {_SITE_VERBS[kind]}",
-            shlex.join(["--by", row["decided_by"], "--", *what]),
+            shlex.join(["--by", row["decided_by"], *option, "--", *what]),
             record=_as_json(records[calibration]) if is_lost else None,
         )
+
+
+def _is_worse(record: Any) -> bool:
+    """Whether a calibration was activated although its figures are worse than the bundle's."""
+    try:
+        return SiteRecord.from_json(_as_json(record)).makes_worse
+    except ValueError:
+        # Of a schema that is not read any more.
+        return False
 
 
 def _as_json(value: Any) -> Any:

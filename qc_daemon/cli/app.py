@@ -245,6 +245,10 @@ def score(
 
     if record is not None:
         check_bundle(record, opened.id)
+        if record.makes_worse:
+            from qc_daemon.operations.site_words import describe_worse
+
+            typer.echo(f"calibration {record.id}: {describe_worse(record)}", err=True)
 
     if not list_files(paths):
         names = ", ".join(map(str, paths))

@@ -48,10 +48,10 @@ def results_list(
         str | None, typer.Option(help="Received up to this day, or before this moment.")
     ] = None,
     person: Annotated[
-        str | None, typer.Option(help="Id of one of the operators, as in person list.")
+        str | None, typer.Option(help="Id or name of one of the operators, as in person list.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Id of the ultrasound machine, as in device list.")
+        str | None, typer.Option(help="Id or name of the ultrasound machine, as in device list.")
     ] = None,
     site: Annotated[
         str | None,

@@ -72,8 +72,9 @@ def site_fit(
 
     From a file of findings, or from what the service stored and people reviewed: then it is a
     proposal, which site activate makes count. Too little to tell is an answer, not a failure: it is
-    said and written, nothing is changed by it, and the status is 0. Verdicts stay in the order that
-    the bundle gives them.
+    said and written, nothing is changed by it, and the status is 0. One that makes the figures of
+    its own reviews worse, with exams left out in turn, is said and written too, and not proposed.
+    Verdicts stay in the order that the bundle gives them.
 
     Example: qc-daemon site fit --findings findings.jsonl --labels labels.csv --out site.json
 
@@ -139,6 +140,14 @@ def site_show(
 def site_activate(
     source: Annotated[str, typer.Argument(help="What site fit wrote, or an id of site history.")],
     by: By,
+    even_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--even-if-worse",
+            help="Also one whose own figures, with exams left out in turn, are worse than those of"
+            " the bundle as it is.",
+        ),
+    ] = False,
     config: Config = None,
 ) -> None:
     """Give new findings of the site the probabilities and thresholds of a calibration.
@@ -150,12 +159,12 @@ def site_activate(
     from qc_daemon.operations.sites import activate, sites_instead
 
     settings = load_settings(config)
-    record = activate(settings, source, by)
-    say(f"site {record.site}: calibration {record.id} is active for new findings")
+    decided = activate(settings, source, by, even_if_worse=even_if_worse)
+    say(decided.line)
     # A file that was fitted without --site is of images that name none: it would change nothing.
-    if others := sites_instead(settings, record.site):
+    if others := sites_instead(settings, decided.site):
         _warn(
-            f"no image is of site {record.site} so far; there are: {', '.join(others)}: to"
+            f"no image is of site {decided.site} so far; there are: {', '.join(others)}: to"
             " calibrate one of them, fit again with --site"
         )
 
@@ -169,8 +178,7 @@ def site_retire(site: Name, by: By, config: Config = None) -> None:
     from qc_daemon.operations.sites import decide
     from qc_daemon.records.tables import SiteAction
 
-    name = decide(load_settings(config), site, SiteAction.RETIRED, by)
-    say(f"site {name}: nothing is active; new findings are flagged not-commissioned")
+    say(decide(load_settings(config), site, SiteAction.RETIRED, by).line)
 
 
 @site.command("waive")
@@ -182,8 +190,7 @@ def site_waive(site: Name, by: By, config: Config = None) -> None:
     from qc_daemon.operations.sites import decide
     from qc_daemon.records.tables import SiteAction
 
-    name = decide(load_settings(config), site, SiteAction.WAIVED, by)
-    say(f"site {name}: new findings are no longer flagged not-commissioned")
+    say(decide(load_settings(config), site, SiteAction.WAIVED, by).line)
 
 
 @site.command("list")

@@ -21,13 +21,13 @@ from qc_daemon.operations.audit_reports import (
     ReportPeriod,
     Target,
     created_at,
-    identity_names,
     load_composer,
     report_names,
     write_document,
 )
 from qc_daemon.operations.audits import flag_rows, read_audit
 from qc_daemon.operations.finding_lists import NotVisibleError, read_entry
+from qc_daemon.operations.identity_names import identity_names
 from qc_daemon.operations.principals import Principal, actor_of, record_access, scope_of
 from qc_daemon.operations.shadow_audits import KIND
 from qc_daemon.operations.shared import open_store

@@ -34,6 +34,7 @@ from qc_daemon.language.right_to_left import is_printable
 from qc_daemon.language.wording import Wording
 from qc_daemon.operations.bundles import bundle_folder
 from qc_daemon.operations.example_pictures import load_pictures
+from qc_daemon.operations.identity_names import identity_names, resolve_identity
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received import exams
@@ -261,45 +262,8 @@ def _identify(session: Session, target: Target) -> tuple[str, str]:
     if target.kind == SITE:
         return fold(target.value), target.value
     kind = IdentityKind(target.kind)
-    rows = {each.row.id: each.row for each in identities.every(session, kind)}
-    roots = identities.roots(session, kind)
-    if target.value in rows:
-        id = roots.get(target.value, target.value)
-        return id, _name(rows[id])
-    same = {
-        roots.get(id, id)
-        for id, row in rows.items()
-        if fold(target.value) in {fold(name) for name in (_name(row), row.name or "") if name}
-    }
-    if not same:
-        raise QCError(
-            ErrorCode.STORAGE,
-            f"there is no {target.kind} {target.value}; see {target.kind} list",
-        )
-    if len(same) > 1:
-        ids = ", ".join(sorted(same))
-        raise UsageError(
-            f"--{target.kind} {target.value}: several are called so; give one of {ids}"
-        )
-    (id,) = same
-    return id, _name(rows[id])
-
-
-def _name(row: Any) -> str:
-    """What a person or device is called: by a person's word, else as headers have it, else its
-    id."""
-    from qc_daemon.report.summary.text import format_person
-
-    if row.name:
-        return str(row.name)
-    if hasattr(row, "received_name"):
-        return format_person(row.received_name) or row.code or row.id
-    return " ".join(filter(None, (row.model, row.station_name or row.serial_number))) or row.id
-
-
-def identity_names(session: Session, kind: IdentityKind) -> dict[str, str]:
-    """What persons or devices are called, by id."""
-    return {each.row.id: _name(each.row) for each in identities.every(session, kind)}
+    id = resolve_identity(session, kind, target.value)
+    return id, identity_names(session, kind)[id]
 
 
 def report_names(language: str, devices: Mapping[str, str]) -> Names:

@@ -136,7 +136,10 @@ def _figures(figures: Figures) -> list[tuple[str, str]]:
     for name, figure in (
         ("calibration error", figures.calibration_error),
         ("accuracy", figures.accuracy),
+        ("log loss", figures.log_loss),
     ):
+        if figure is None:
+            continue
         interval = figure.interval
         within = "" if interval is None else f" ({interval[0]:.3f} – {interval[1]:.3f})"
         rows.append((name, f"{figure.value:.3f}{within}"))

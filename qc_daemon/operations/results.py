@@ -13,13 +13,15 @@ from detector.errors import ErrorCode, QCError
 from detector.plain_text import decimals
 from model.finding import QUALITY_LABELS
 from model.parts.opinion import ROLES
+from model.site.names import UNNAMED, site_of
+from qc_daemon.operations.identity_names import resolve_identity
 from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.searches import record_search
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter
 from qc_daemon.records.listings import ExamFilter, Window
-from qc_daemon.records.results import findings, image_features, rejections
+from qc_daemon.records.results import findings, image_features, rejections, sites
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
 from qc_daemon.records.tables import IdentityKind
 from qc_daemon.review.state import ReviewStatus
@@ -105,9 +107,9 @@ CSV_COLUMNS = (
 class FindingFilter:
     """Which findings; None or empty: any.
 
-    `person` and `device` are ids of `person list` and `device list`, also of one that is merged
-    into another; `site` is an institution's name. With views or verdicts, what could not be scored
-    is left out.
+    `person` and `device` are ids or names of `person list` and `device list`, also of one that is
+    merged into another; `site` is an institution's name. With views or verdicts, what could not be
+    scored is left out.
     """
 
     person: str | None = None
@@ -177,7 +179,8 @@ def read_findings(
     `with_image_features` adds the key `image_features`, where they are stored. `left_out`: see
     `iter_listed`.
 
-    Raises QCError STORAGE for a person or device that there is not.
+    Raises QCError STORAGE for a person, device or site that there is not, UsageError for a name
+    that several have.
     """
     record_search(settings, "findings", exam_filter)
     with open_store(settings).read() as session:
@@ -273,7 +276,10 @@ def _review_columns(review: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def select_acquisitions(session: Session, finding_filter: FindingFilter) -> AcquisitionFilter:
-    """The filter by person, device and site. Raises QCError STORAGE for one that there is not."""
+    """The filter by person, device and site. Raises QCError STORAGE for one that there is not,
+    UsageError for a name that several have."""
+    if finding_filter.site is not None:
+        _require_site(session, finding_filter.site)
     return AcquisitionFilter(
         persons=_members(session, IdentityKind.PERSON, finding_filter.person),
         devices=_members(session, IdentityKind.DEVICE, finding_filter.device),
@@ -281,14 +287,26 @@ def select_acquisitions(session: Session, finding_filter: FindingFilter) -> Acqu
     )
 
 
-def _members(session: Session, kind: IdentityKind, id: str | None) -> frozenset[str] | None:
-    """Everyone who counts as this one; None for no id. Raises QCError STORAGE."""
-    if id is None:
+def _members(session: Session, kind: IdentityKind, value: str | None) -> frozenset[str] | None:
+    """Everyone who counts as the one of this id or name; None for no value. Raises QCError STORAGE,
+    UsageError."""
+    if value is None:
         return None
-    ids = identities.members(session, kind, id)
-    if ids is None:
-        raise QCError(ErrorCode.STORAGE, f"there is no {kind} {id}; see {kind} list")
-    return frozenset(ids)
+    id = resolve_identity(session, kind, value)
+    return frozenset(identities.members(session, kind, id) or ())
+
+
+def _require_site(session: Session, site: str) -> None:
+    """Raises QCError STORAGE where no image is of the site, with the sites that there are."""
+    name, names = site_of(site), sites.names(session)
+    if name in names or name == UNNAMED:
+        return
+    others = ", ".join(sorted(sites.written_name(session, each) for each in names))
+    raise QCError(
+        ErrorCode.STORAGE,
+        f"there is no site {site.strip()}; "
+        + (f"images are of: {others}" if others else "no image names one"),
+    )
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:

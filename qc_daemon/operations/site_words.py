@@ -22,6 +22,8 @@ def describe_record(record: SiteRecord) -> list[str]:
             _describe_figures("before", record.before),
             _describe_figures("after", record.after),
         ]
+    if record.makes_worse:
+        lines.append(f"not proposed: {describe_worse(record)}; review more findings")
     low, high = record.thresholds
     lines.append(f"left to a person: probabilities between {decimals(low)} and {decimals(high)}")
     if record.promise is not None:
@@ -29,6 +31,22 @@ def describe_record(record: SiteRecord) -> list[str]:
         if record.promise.views:
             lines.append(f"reviewed views: {', '.join(record.promise.views)}; of others no promise")
     return lines
+
+
+def describe_worse(record: SiteRecord) -> str:
+    """By which figures a calibration that `makes_worse` does; empty for another one."""
+    if not record.makes_worse or record.before is None or record.after is None:
+        return ""
+    pairs = (
+        ("calibration error", record.before.calibration_error, record.after.calibration_error),
+        ("log loss", record.before.log_loss, record.after.log_loss),
+    )
+    words = [
+        f"{name} {after.value:.3f} in place of {before.value:.3f}"
+        for name, before, after in pairs
+        if before is not None and after is not None
+    ]
+    return f"with exams left out in turn it is worse than the bundle as it is ({', '.join(words)})"
 
 
 def record_row(record: SiteRecord) -> dict[str, Any]:
@@ -78,7 +96,10 @@ def _describe_figures(when: str, figures: Figures) -> str:
     for name, figure in (
         ("calibration error", figures.calibration_error),
         ("accuracy", figures.accuracy),
+        ("log loss", figures.log_loss),
     ):
+        if figure is None:
+            continue
         interval = figure.interval
         within = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
         words.append(f"{name} {figure.value:.3f}{within}")

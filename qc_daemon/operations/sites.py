@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from model.site.use import SiteUse
 from qc_daemon.audit_trail import recorder
 from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.observe import log
+from qc_daemon.operations.identity_names import resolve_identity
 from qc_daemon.operations.review_lists import key_of
 from qc_daemon.operations.shared import open_store, parse_person
 from qc_daemon.operations.site_files import Choice, has_evidence, make_question, make_sample
-from qc_daemon.operations.site_words import record_row
+from qc_daemon.operations.site_words import describe_worse, record_row
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ExamFilter, Window
@@ -72,7 +73,8 @@ def fit_stored(
     clock: Clock = utc_now,
 ) -> SiteRecord:
     """The calibration that the stored findings of a site and their reviews make, for the active
-    bundle. Raises UsageError where there are none, or several sites and none is named."""
+    bundle; proposed, unless it makes its own figures worse. Raises UsageError where there are no
+    findings, or several sites and none is named."""
     store = open_store(settings)
     with store.read() as session:
         bundle = _active_bundle(session)
@@ -82,19 +84,18 @@ def fit_stored(
         written = _written_name(session, settings, name)
     question = make_question(bundle.path, written, choice, tolerance, clock)
     record = calibrate_site(by_site[name], question)
-    with store.begin() as session:
-        _propose(session, record, clock())
+    if not record.makes_worse:
+        with store.begin() as session:
+            _propose(session, record, clock())
     return record
 
 
 def _resolve_device(session: Session, choice: Choice) -> Choice:
-    """The choice with the device that the named one counts for. Raises UsageError."""
+    """The choice with the id of the device that the named one counts for. Raises QCError STORAGE,
+    UsageError."""
     if choice.device is None:
         return choice
-    if identities.members(session, IdentityKind.DEVICE, choice.device) is None:
-        raise UsageError(f"there is no device {choice.device}; see device list")
-    root = identities.roots(session, IdentityKind.DEVICE).get(choice.device, choice.device)
-    return replace(choice, device=root)
+    return replace(choice, device=resolve_identity(session, IdentityKind.DEVICE, choice.device))
 
 
 def read_samples(
@@ -133,10 +134,27 @@ def read_samples(
     return by_site
 
 
-def activate(settings: Settings, source: str, by: str, clock: Clock = utc_now) -> SiteRecord:
-    """Make a calibration (a file, or the id of a proposed one) the one that new findings get.
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision on a site: the site as people write it, and a line that says what holds now."""
 
-    Raises UsageError or QCError where there is none, or it is of another bundle.
+    site: str
+    line: str
+
+
+def activate(
+    settings: Settings,
+    source: str,
+    by: str,
+    clock: Clock = utc_now,
+    *,
+    even_if_worse: bool = False,
+) -> Decided:
+    """Make a calibration (a file, or the id of a proposed one) the one that new findings get; where
+    it is so already nothing is added.
+
+    Raises UsageError or QCError where there is none, it is of another bundle, or it makes its own
+    figures worse, but for `even_if_worse`.
     """
     person = parse_person(by, "--by")
     with open_store(settings).begin() as session:
@@ -151,27 +169,53 @@ def activate(settings: Settings, source: str, by: str, clock: Clock = utc_now) -
                 f"calibration {record.id} was fitted on another bundle"
                 f" ({record.bundle.model_id[:12]}) than the active one: fit it again"
             )
+        name = site_of(record.site)
+        if _is_active(session, record, name):
+            return Decided(
+                record.site, f"site {record.site}: calibration {record.id} is active already"
+            )
+        if record.makes_worse and not even_if_worse:
+            raise UsageError(
+                f"calibration {record.id} is not activated: {describe_worse(record)}; review more"
+                " findings and fit it again, or say site activate --even-if-worse"
+            )
         sites.append(
             session,
-            site_of(record.site),
+            name,
             bundle.model_id,
             SiteAction.ACTIVATED,
             clock(),
             record=record,
             decided_by=person,
         )
-    objects = {"site": site_of(record.site), "calibration": record.id}
+    objects = {"site": name, "calibration": record.id}
     recorder.record(
         settings, AuditKind.SITE_CHANGED, objects=objects, detail={"what": "activated"}, clock=clock
     )
-    return record
+    return Decided(
+        record.site, f"site {record.site}: calibration {record.id} is active for new findings"
+    )
+
+
+def _is_active(session: Session, record: SiteRecord, site: str) -> bool:
+    """Whether the calibration is the one that counts for its view and its device, by devices as
+    they are merged now."""
+    roots = identities.roots(session, IdentityKind.DEVICE)
+
+    def about(each: SiteRecord) -> tuple[View | None, str | None]:
+        device = each.device
+        return each.view, None if device is None else roots.get(device, device)
+
+    records = sites.active(session, site, record.bundle.model_id).records
+    newest = next((each for each in records if about(each) == about(record)), None)
+    return newest is not None and newest.id == record.id
 
 
 def decide(
     settings: Settings, site: str, action: SiteAction, by: str, clock: Clock = utc_now
-) -> str:
-    """Retire what is active at the site for the active bundle, or waive calibration there; returns
-    the site. Raises UsageError on a site with nothing to retire."""
+) -> Decided:
+    """Retire what is active at the site for the active bundle, or waive calibration there; where it
+    is waived already nothing is added. Raises UsageError on a site with nothing to retire."""
     person, name = parse_person(by, "--by"), site_of(site)
     with open_store(settings).begin() as session:
         bundle = _active_bundle(session)
@@ -180,8 +224,10 @@ def decide(
             _require_images(session, settings, name)
         if action is SiteAction.RETIRED and not current.records and not current.is_waived:
             raise UsageError(f"site {site.strip()} has nothing active; see site history")
-        sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
         written = _written_name(session, settings, name)
+        if action is SiteAction.WAIVED and current.is_waived:
+            return Decided(written, f"site {written}: calibration is waived already")
+        sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
     recorder.record(
         settings,
         AuditKind.SITE_CHANGED,
@@ -189,7 +235,13 @@ def decide(
         detail={"what": action},
         clock=clock,
     )
-    return written
+    if action is SiteAction.WAIVED:
+        return Decided(
+            written, f"site {written}: new findings are no longer flagged not-commissioned"
+        )
+    return Decided(
+        written, f"site {written}: nothing is active; new findings are flagged not-commissioned"
+    )
 
 
 def _require_images(session: Session, settings: Settings, name: str) -> None:
@@ -271,8 +323,9 @@ def find_record(settings: Settings, source: str) -> SiteRecord:
 def propose_all(settings: Settings, store: Store, clock: Clock = utc_now) -> int:
     """Fit each site anew from what is stored; returns how many proposals were added.
 
-    With `[score] site_calibration = "auto"` one that is calibrated is also activated. Promises are
-    compared with the reviews made since; a broken one is logged.
+    With `[score] site_calibration = "auto"` one that is calibrated is also activated. One that
+    makes its own figures worse is not even proposed. Promises are compared with the reviews made
+    since; a broken one is logged.
     """
     added = 0
     with store.read() as session:
@@ -284,6 +337,8 @@ def propose_all(settings: Settings, store: Store, clock: Clock = utc_now) -> int
     for name, rows in by_site.items():
         question = make_question(bundle.path, written[name], Choice(), Tolerance(), clock)
         record = calibrate_site(rows, question)
+        if record.makes_worse:
+            continue
         with store.begin() as session:
             if not _propose(session, record, clock()):
                 continue
@@ -447,7 +502,7 @@ def _choose_site(by_site: Mapping[str, object], site: str | None) -> str:
     if site is not None:
         name = site_of(site)
         if name not in by_site:
-            raise UsageError(f"no findings of site {site.strip()} that match; see results --site")
+            raise UsageError(f"no findings of site {site.strip()} that match; see site list")
         return name
     if not by_site:
         raise UsageError("no stored findings of the active bundle that match")

@@ -113,6 +113,7 @@ SITE_STATES = {
 FIGURES = {
     "calibration error": "calibration error",
     "accuracy": "accuracy",
+    "log loss": "log loss",
     "called standard": "called standard",
     "left to a person": "left to a person",
     "called non-standard": "called non-standard",

@@ -318,7 +318,7 @@ def test_a_calibration_that_came_after_the_backup_can_be_activated_again(
     assert lost.command is not None
     program, *words, path = shlex.split(lost.command)
     assert (program, words) == ("qc-daemon", ["site", "activate", "--by", "Dr Lee", "--"])
-    assert sites.activate(storage.settings, path, "Dr Lee", clock).id == site
+    assert site in sites.activate(storage.settings, path, "Dr Lee", clock).line
     (again,) = sites.list_history(storage.settings, None)
     assert (again["action"], again["calibration"]) == ("activated", site)
 

@@ -370,7 +370,6 @@ def test_results_are_filtered_by_who_made_them_where_and_with_what(acquired: Sit
     assert uids(acquired, "--person", doe) == [STILL]
     assert uids(acquired, "--person", roe) == [STILL, CINE]
     assert uids(acquired, "--person", roe, "--device", devices["8"]) == [CINE]
-    assert uids(acquired, "--site", "ST MARYS") == []
     assert uids(acquired, "--site", "st. mary's") == [STILL]
     assert uids(acquired, "--site", "Unnamed") == [BROKEN]
     assert uids(acquired) == [STILL, CINE, BROKEN]
@@ -378,6 +377,33 @@ def test_results_are_filtered_by_who_made_them_where_and_with_what(acquired: Sit
     assert still["person_ids"] == "; ".join(sorted((doe, roe)))
     assert (cine["device_id"], cine["site"]) == (devices["8"], "Elsewhere")
     assert broken["acquisition"] == "unknown"
+
+
+def test_persons_and_devices_are_filtered_by_name_too(acquired: Site) -> None:
+    persons = ids(acquired, IdentityKind.PERSON)
+    devices = ids(acquired, IdentityKind.DEVICE)
+    with acquired.session() as session:
+        identities.rename(session, IdentityKind.DEVICE, devices["8"], "Room 2", "Dr Lee", NOW)
+        identities.rename(session, IdentityKind.PERSON, persons["Doe^Jane"], "Ann", "Dr Lee", NOW)
+    assert uids(acquired, "--device", "room 2") == [CINE]
+    assert uids(acquired, "--person", "Ann") == [STILL]
+    for name in ("Richard Roe", "Roe^Richard", "roe, richard"):
+        assert uids(acquired, "--person", name) == [STILL, CINE]
+    with acquired.session() as session:
+        identities.rename(session, IdentityKind.DEVICE, devices["7"], "Room 2", "Dr Lee", NOW)
+    several = runner.invoke(app, ["results", "--config", str(acquired.config), "--device=Room 2"])
+    assert isinstance(several.exception, UsageError)
+    assert str(several.exception) == (
+        "--device Room 2: several are called so; give one of " + ", ".join(sorted(devices.values()))
+    )
+
+
+def test_a_site_that_no_image_names_is_told_with_those_that_there_are(acquired: Site) -> None:
+    result = runner.invoke(app, ["results", "--config", str(acquired.config), "--site=ST MARYS"])
+    assert isinstance(result.exception, QCError)
+    assert "there is no site ST MARYS; images are of: Elsewhere, St. Mary's, unnamed" in str(
+        result.exception
+    )
 
 
 def test_a_merged_person_is_the_one_merged_into(acquired: Site) -> None:
@@ -403,6 +429,7 @@ def test_results_are_filtered_by_view_and_verdict(site: Site) -> None:
     [
         (("--person", "p0"), QCError, "there is no person p0; see person list"),
         (("--device", "d0"), QCError, "there is no device d0; see device list"),
+        (("--site", "Elsewhere"), QCError, "there is no site Elsewhere; no image names one"),
         (("--view", "HAND"), UsageError, "--view HAND: give one of NT, CRL, HEAD, ABDOMEN, OTHER"),
         (
             ("--verdict", "good"),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from detector.anatomy import View
 from detector.console import UsageError
+from detector.errors import QCError
 from model.bundle.bundle import read_model_id
 from model.site.names import site_of
 from model.site.promise import Tolerance
@@ -216,6 +217,72 @@ def test_auto_activates_what_is_calibrated(service: Service) -> None:
     assert service.active("Small").is_commissioning
 
 
+def test_what_makes_its_own_figures_worse_is_not_proposed(service: Service, tmp_path: Path) -> None:
+    """Twenty reviews of a hospital that the bundle is right at (seed 4 pulls it away)."""
+    service.score("Here", 20, shift=0.0, seed=4)
+    service.review_all()
+    file = tmp_path / "site.json"
+    said = service.say("fit", "--out", str(file))
+    (line,) = (each for each in said.splitlines() if each.startswith("not proposed"))
+    assert "worse than the bundle as it is" in line
+    assert "calibration error" in line
+    assert "log loss" in line
+    assert service.say("show", str(file)).count("not proposed") == 1
+    record = SiteRecord.from_json(json.loads(file.read_text()))
+    assert record.before is not None
+    assert record.after is not None
+    assert service.history() == []
+    service.settings.score.site_calibration = "auto"
+    assert operations.propose_all(service.settings, service.store) == 0
+    assert service.history() == []
+    refused(
+        service.run("activate", str(file), "--by", "Dr Weber"), "not activated", "--even-if-worse"
+    )
+    assert service.active("Here").is_commissioning
+    service.say("activate", str(file), "--by", "Dr Weber", "--even-if-worse")
+    assert [each.id for each in service.active("Here").records] == [record.id]
+
+
+def test_a_decision_made_again_says_so_and_adds_nothing(service: Service) -> None:
+    service.score("Here", 80)
+    service.say("fit")
+    (proposed,) = service.history()
+    activate = ("activate", proposed["calibration"], "--by", "Dr Weber")
+    assert "is active for new findings" in service.say(*activate)
+    assert "is active already" in service.say(*activate)
+    waive = ("waive", "Here", "--by", "Dr Weber")
+    assert "no longer flagged" in service.say(*waive)
+    assert "is waived already" in service.say(*waive)
+    assert [each["action"] for each in service.history()] == ["proposed", "activated", "waived"]
+    service.say("retire", "Here", "--by", "Dr Weber")
+    refused(service.run("retire", "Here", "--by", "Dr Weber"), "nothing active")
+    # Since it was taken back it counts anew.
+    assert "is active for new findings" in service.say(*activate)
+    assert "is active already" in service.say(*activate)
+
+
+def test_a_calibration_of_a_device_is_not_activated_twice(service: Service) -> None:
+    service.score("Here", 60, seed=1, serial="SN-1")
+    service.score("Here", 60, seed=2, serial="SN-2")
+    with service.store.read() as session:
+        column = AcquisitionRow.device_id
+        devices = list(session.scalars(select(column).group_by(column).order_by(column)))
+    ids = []
+    for device in devices:
+        record = operations.fit_stored(service.settings, None, Choice(device=device), Tolerance())
+        ids.append(record.id)
+        assert "for new findings" in service.say("activate", record.id, "--by", "Dr Weber")
+    # The other device's came later, and says nothing of this one.
+    assert "active already" in service.say("activate", ids[0], "--by", "Dr Weber")
+    with service.store.begin() as session:
+        first, second = map(str, devices)
+        identities.merge(session, IdentityKind.DEVICE, [first], second, "Dr Lee", START)
+    # Of what is one device now the one activated last counts.
+    assert "active already" in service.say("activate", ids[1], "--by", "Dr Weber")
+    assert "for new findings" in service.say("activate", ids[0], "--by", "Dr Weber")
+    assert service.active("Here").records[0].id == ids[0]
+
+
 def test_a_broken_promise_is_said(service: Service) -> None:
     service.score("Here", 300, shift=0.0)
     service.review_all()
@@ -297,7 +364,9 @@ def test_a_merged_device_is_the_one_that_it_counts_for(service: Service) -> None
     for device in (first, second):
         record = operations.fit_stored(service.settings, None, Choice(device=device), Tolerance())
         assert (record.findings, record.device) == (7, second)
-    refused(service.run("fit", "--device", "d000"), "device list")
+    unknown = service.run("fit", "--device", "d000")
+    assert isinstance(unknown.exception, QCError)
+    assert "device list" in str(unknown.exception)
 
 
 def test_a_calibration_of_a_device_outlives_its_merge(service: Service) -> None:

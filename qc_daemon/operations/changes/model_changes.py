@@ -48,18 +48,15 @@ def _activate_bundle(settings: Settings, choice: Choice, by: str, clock: Clock) 
 
 
 def _activate_site(settings: Settings, choice: Choice, by: str, clock: Clock) -> Made:
-    record = sites.activate(settings, calibration_id(choice.name), by, clock)
-    return Made(1, f"site {record.site}: calibration {record.id} is active for new findings")
+    return Made(1, sites.activate(settings, calibration_id(choice.name), by, clock).line)
 
 
 def _retire(settings: Settings, choice: Choice, by: str, clock: Clock) -> Made:
-    name = sites.decide(settings, choice.name, SiteAction.RETIRED, by, clock)
-    return Made(1, f"site {name}: nothing is active; new findings are flagged not-commissioned")
+    return Made(1, sites.decide(settings, choice.name, SiteAction.RETIRED, by, clock).line)
 
 
 def _waive(settings: Settings, choice: Choice, by: str, clock: Clock) -> Made:
-    name = sites.decide(settings, choice.name, SiteAction.WAIVED, by, clock)
-    return Made(1, f"site {name}: new findings are no longer flagged not-commissioned")
+    return Made(1, sites.decide(settings, choice.name, SiteAction.WAIVED, by, clock).line)
 
 
 _VERB, _BY_NAME = Verb.ACTIVATE_MODELS, ("name",)

@@ -271,11 +271,17 @@ class ListedIdentity:
     last_at: datetime | None
 
 
-def every(session: Session, kind: IdentityKind) -> list[ListedIdentity]:
+def rows(session: Session, kind: IdentityKind) -> list[Identity]:
     """All persons or devices, by id."""
-    rows = session.scalars(select(_TABLES[kind]).order_by("id")).all()
+    return list(session.scalars(select(_TABLES[kind]).order_by("id")))
+
+
+def every(session: Session, kind: IdentityKind) -> list[ListedIdentity]:
+    """As `rows`, with their images."""
     counts = {id: numbers for id, *numbers in session.execute(_image_counts(kind))}
-    return [ListedIdentity(row, *counts.get(row.id, (0, None, None))) for row in rows]
+    return [
+        ListedIdentity(row, *counts.get(row.id, (0, None, None))) for row in rows(session, kind)
+    ]
 
 
 def _image_counts(kind: IdentityKind) -> Any:

@@ -150,6 +150,53 @@ def test_views_have_offsets_only_where_both_are_known_well() -> None:
     assert Groups.of(Samples.of(few)).views == ()
 
 
+def test_a_fit_that_makes_its_own_figures_worse_says_so() -> None:
+    """The bundle is right there; twenty reviews, few of them wrong, pull it away."""
+    s, y = log_odds_of_site(np.random.default_rng(4), 20)
+    record = calibrate_site(site_samples(s, y), question())
+    assert record.kind == "reviewed"
+    assert record.makes_worse
+    assert record.before is not None
+    assert record.after is not None
+    assert record.after.is_worse_than(record.before)
+    assert not record.before.is_worse_than(record.after)
+    assert not record.before.is_worse_than(record.before)
+    assert SiteRecord.from_json(json.loads(json.dumps(record.to_json()))).makes_worse
+
+
+def test_where_one_figure_is_better_it_is_not_worse() -> None:
+    s, y = log_odds_of_site(np.random.default_rng(4), 20)
+    record = calibrate_site(site_samples(s, y), question())
+    assert record.before is not None
+    assert record.after is not None
+    mixed = replace(record.after, calibration_error=record.before.calibration_error)
+    assert not mixed.is_worse_than(record.before)
+    mixed = replace(record.after, log_loss=record.before.log_loss)
+    assert not mixed.is_worse_than(record.before)
+
+
+def test_a_fit_that_helps_is_not_held_back() -> None:
+    for seed in range(SITES):
+        s, y = log_odds_of_site(np.random.default_rng(seed), 30, shift=3.0)
+        assert not calibrate_site(site_samples(s, y), question()).makes_worse
+
+
+def test_a_record_of_an_earlier_version_has_no_log_loss_and_keeps_its_id() -> None:
+    s, y = log_odds_of_site(np.random.default_rng(4), 20)
+    record = calibrate_site(site_samples(s, y), question())
+    assert record.before is not None
+    assert record.after is not None
+    earlier = replace(
+        record,
+        before=replace(record.before, log_loss=None),
+        after=replace(record.after, log_loss=None),
+    )
+    body = json.loads(json.dumps(earlier.to_json()))
+    assert "log_loss" not in body["before"]
+    assert SiteRecord.from_json(body) == earlier
+    assert not earlier.makes_worse
+
+
 def test_the_record_is_read_back_and_its_id_is_of_its_content() -> None:
     s, y = log_odds_of_site(np.random.default_rng(4), 150)
     record = calibrate_site(site_samples(s, y), question(view=View.NT))
