@@ -3,7 +3,7 @@
 Nothing is merged by itself: a list says which may be one, and a person decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from detector.console import UsageError
@@ -20,7 +20,7 @@ from qc_daemon.operations.similar_identities import (
     similar_persons,
 )
 from qc_daemon.records.acquisition import identities
-from qc_daemon.records.acquisition.identities import IdentityError, ListedIdentity
+from qc_daemon.records.acquisition.identities import IdentityError, ImageCount, ListedIdentity
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.tables import IdentityKind
 from qc_daemon.settings import Settings
@@ -56,10 +56,14 @@ DEVICE_COLUMNS = (
 HISTORY_COLUMNS = ("at", "action", "id", "other_id", "before", "after", "changed_by")
 _MAX_NAME = 64
 
+Counts = Mapping[str, ImageCount]
+"""The images of persons or devices that have any, by id."""
 
-def list_persons(settings: Settings) -> list[dict[str, Any]]:
-    """Persons, each with the images of its own identity and those that it may be the same as."""
-    rows = _every(settings, IdentityKind.PERSON)
+
+def list_persons(settings: Settings, counts: Counts | None = None) -> list[dict[str, Any]]:
+    """Persons, each with the images of its own identity and those that it may be the same as;
+    `counts` where they were counted already."""
+    rows = _every(settings, IdentityKind.PERSON, counts)
     facts = [
         PersonFacts(each.row.id, each.row.received_name, each.row.code, each.row.scheme)
         for each in rows
@@ -68,15 +72,21 @@ def list_persons(settings: Settings) -> list[dict[str, Any]]:
     return _list(rows, PERSON_COLUMNS, similar_persons(facts))
 
 
-def list_devices(settings: Settings) -> list[dict[str, Any]]:
-    """Devices, each with the images of its own identity and those that it may be the same as."""
-    rows = _every(settings, IdentityKind.DEVICE)
+def list_devices(settings: Settings, counts: Counts | None = None) -> list[dict[str, Any]]:
+    """Devices, as `list_persons`."""
+    rows = _every(settings, IdentityKind.DEVICE, counts)
     facts = [
         DeviceFacts(each.row.id, each.row.serial_number, each.row.model, each.row.station_name)
         for each in rows
         if each.row.merged_into is None
     ]
     return _list(rows, DEVICE_COLUMNS, similar_devices(facts))
+
+
+def count_images(settings: Settings, kind: IdentityKind, ids: Collection[str]) -> Counts:
+    """The images of these."""
+    with open_store(settings).read() as session:
+        return identities.count_images(session, kind, ids)
 
 
 def list_history(settings: Settings, kind: IdentityKind) -> list[dict[str, Any]]:
@@ -183,9 +193,9 @@ def describe_suggestions(kind: IdentityKind, rows: Sequence[dict[str, Any]]) -> 
     return f"{may}; {kind} merge ID --into ID --by NAME makes them one"
 
 
-def _every(settings: Settings, kind: IdentityKind) -> list[ListedIdentity]:
+def _every(settings: Settings, kind: IdentityKind, counts: Counts | None) -> list[ListedIdentity]:
     with open_store(settings).read() as session:
-        return identities.every(session, kind)
+        return identities.every(session, kind, counts)
 
 
 def _list(

@@ -7,7 +7,7 @@ from typing import Any
 
 from qc_daemon.operations.access_log import list_access
 from qc_daemon.operations.finding_lists import NotVisibleError
-from qc_daemon.operations.identities import list_devices, list_persons
+from qc_daemon.operations.identities import Counts, count_images, list_devices, list_persons
 from qc_daemon.operations.principals import Principal, scope_of
 from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.records.accounts.access_log import AccessFilter
@@ -17,9 +17,11 @@ from qc_daemon.settings import Settings
 from qc_daemon.verbs import Verb
 
 
-def list_visible_persons(settings: Settings, principal: Principal) -> list[dict[str, Any]]:
+def list_visible_persons(
+    settings: Settings, principal: Principal, counts: Counts
+) -> list[dict[str, Any]]:
     """Rows of `person list`; of who sees only herself her own, without suggestions of others."""
-    rows = list_persons(settings)
+    rows = list_persons(settings, counts)
     with open_store(settings).read() as session:
         own = scope_of(session, principal).persons
     if own is None:
@@ -27,9 +29,11 @@ def list_visible_persons(settings: Settings, principal: Principal) -> list[dict[
     return [row | {"similar_to": [], "similar_by": []} for row in rows if row["id"] in own]
 
 
-def list_visible_devices(settings: Settings, principal: Principal) -> list[dict[str, Any]]:
+def list_visible_devices(
+    settings: Settings, principal: Principal, counts: Counts
+) -> list[dict[str, Any]]:
     """Rows of `device list`."""
-    return list_devices(settings) if may_see_devices(principal) else []
+    return list_devices(settings, counts) if may_see_devices(principal) else []
 
 
 def may_see_devices(principal: Principal) -> bool:
@@ -45,7 +49,8 @@ def read_visible(
         IdentityKind.PERSON: list_visible_persons,
         IdentityKind.DEVICE: list_visible_devices,
     }
-    for row in lists[kind](settings, principal):
+    counts = count_images(settings, kind, [id])
+    for row in lists[kind](settings, principal, counts):
         if row["id"] == id:
             return row
     raise NotVisibleError

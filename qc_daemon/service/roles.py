@@ -297,12 +297,15 @@ def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:
 def web(context: RoleContext, stop: threading.Event) -> None:
     """Serve pages and REST API."""
     from qc_daemon.operations.shared import shared_store
+    from qc_daemon.records.tables import IdentityKind
     from qc_daemon.web.app import create_app
     from qc_daemon.web.server import run
 
     listener = socket.socket(fileno=context.listeners[WEB])
     with shared_store(context.settings) as store:
         app = create_app(context.settings, store)
+        for kind in IdentityKind:
+            app.state.context.image_counts.renew(kind)
         _ready("web")
         run(app, context.settings.web, listener, stop)
 

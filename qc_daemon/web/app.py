@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from qc_daemon.operations.finding_pictures import FindingPictures
+from qc_daemon.operations.image_counts import ImageCounts
 from qc_daemon.operations.logins.oidc_provider import OidcProvider
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
@@ -96,6 +97,7 @@ def create_app(settings: Settings, store: Store, clock: Clock = utc_now) -> Fast
         LoginLimits(settings.web),
         FindingPictures(settings, store),
         BoardFeed(settings, clock),
+        ImageCounts(settings, clock),
         None if settings.web.oidc is None else OidcProvider(settings.web.oidc, clock),
     )
     # Put in as they are: an included router would hide its routes from the check below.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from qc_daemon.operations.finding_pictures import FindingPictures
+from qc_daemon.operations.image_counts import ImageCounts
 from qc_daemon.operations.logins.oidc_provider import OidcProvider
 from qc_daemon.records.clock import Clock
 from qc_daemon.records.store import Store
@@ -23,6 +24,7 @@ class WebContext:
     login_limits: LoginLimits
     pictures: FindingPictures
     board: BoardFeed
+    image_counts: ImageCounts
     oidc: OidcProvider | None
 
 

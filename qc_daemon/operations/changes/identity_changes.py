@@ -21,7 +21,8 @@ def _changes(kind: IdentityKind) -> dict[str, Change]:
 
     def plan(settings: Settings, choice: Choice) -> Plan:
         named = (choice.name, choice.into)
-        return Plan(columns, [row for row in list_rows(settings) if row["id"] in named])
+        rows = list_rows(settings, identities.count_images(settings, kind, named))
+        return Plan(columns, [row for row in rows if row["id"] in named])
 
     def merge(settings: Settings, choice: Choice, by: str, clock: Clock) -> Made:
         return Made(1, identities.merge(settings, kind, [choice.name], choice.into, by, clock))

@@ -6,7 +6,7 @@ end (`roots`). Every decision is recorded.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -276,15 +276,38 @@ def rows(session: Session, kind: IdentityKind) -> list[Identity]:
     return list(session.scalars(select(_TABLES[kind]).order_by("id")))
 
 
-def every(session: Session, kind: IdentityKind) -> list[ListedIdentity]:
-    """As `rows`, with their images."""
-    counts = {id: numbers for id, *numbers in session.execute(_image_counts(kind))}
+@dataclass(frozen=True, slots=True)
+class ImageCount:
+    """How many images, and when the first and the last of them were received."""
+
+    images: int
+    first_at: datetime
+    last_at: datetime
+
+
+def count_images(
+    session: Session, kind: IdentityKind, ids: Collection[str] | None = None
+) -> dict[str, ImageCount]:
+    """The images of each person or device that has any, or of these, by id. It reads a row for
+    every image."""
+    return {each: ImageCount(*numbers) for each, *numbers in session.execute(_counts(kind, ids))}
+
+
+def every(
+    session: Session, kind: IdentityKind, counts: Mapping[str, ImageCount] | None = None
+) -> list[ListedIdentity]:
+    """All persons or devices, by id, with these counts of their images, or counted now."""
+    if counts is None:
+        counts = count_images(session, kind)
     return [
-        ListedIdentity(row, *counts.get(row.id, (0, None, None))) for row in rows(session, kind)
+        ListedIdentity(row, 0, None, None)
+        if (count := counts.get(row.id)) is None
+        else ListedIdentity(row, count.images, count.first_at, count.last_at)
+        for row in rows(session, kind)
     ]
 
 
-def _image_counts(kind: IdentityKind) -> Any:
+def _counts(kind: IdentityKind, ids: Collection[str] | None) -> Any:
     """Ids with the number of their images: an image that came again counts once."""
     numbers = (
         func.count(Revision.instance_id.distinct()),
@@ -294,13 +317,10 @@ def _image_counts(kind: IdentityKind) -> Any:
     if kind is IdentityKind.PERSON:
         id = AcquisitionOperator.person_id
         joined = select(id, *numbers).join(Revision, Revision.id == AcquisitionOperator.revision_id)
-        return joined.group_by(id)
-    return (
-        select(AcquisitionRow.device_id, *numbers)
-        .join(Revision, Revision.id == AcquisitionRow.revision_id)
-        .where(AcquisitionRow.device_id.is_not(None))
-        .group_by(AcquisitionRow.device_id)
-    )
+    else:
+        id = AcquisitionRow.device_id
+        joined = select(id, *numbers).join(Revision, Revision.id == AcquisitionRow.revision_id)
+    return joined.where(id.is_not(None) if ids is None else id.in_(ids)).group_by(id)
 
 
 def history(session: Session, kind: IdentityKind) -> list[IdentityChange]:

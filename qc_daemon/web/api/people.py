@@ -86,8 +86,10 @@ def _page(rows: Sequence[dict[str, Any]], limit: int, cursor: str | None) -> Pag
 
 @router.get("/people", responses=ERRORS)
 def people(request: Request, principal: Sees, limit: Limit = 50, cursor: _Cursor = None) -> Page:
-    """Persons; who sees only own images finds herself."""
-    rows = list_visible_persons(context_of(request).settings, principal)
+    """Persons; who sees only own images finds herself. Images are counted once a minute."""
+    context = context_of(request)
+    counts = context.image_counts.of(IdentityKind.PERSON).images
+    rows = list_visible_persons(context.settings, principal, counts)
     return _page(rows, limit, cursor)
 
 
@@ -119,8 +121,10 @@ def person_report(
 def devices(
     request: Request, principal: _SeesDevices, limit: Limit = 50, cursor: _Cursor = None
 ) -> Page:
-    """Devices."""
-    rows = list_visible_devices(context_of(request).settings, principal)
+    """Devices. Images are counted once a minute."""
+    context = context_of(request)
+    counts = context.image_counts.of(IdentityKind.DEVICE).images
+    rows = list_visible_devices(context.settings, principal, counts)
     return _page(rows, limit, cursor)
 
 

@@ -95,15 +95,21 @@ def audit_report(
 @router.get("/people")
 def people_page(request: Request, principal: SeesPersons) -> Response:
     """Persons, and which of them may be one."""
-    rows = list_visible_persons(context_of(request).settings, principal)
-    return render(request, "people.html", principal, {"rows": rows, "kind": PERSON})
+    context = context_of(request)
+    counted = context.image_counts.of(IdentityKind.PERSON)
+    rows = list_visible_persons(context.settings, principal, counted.images)
+    values = {"rows": rows, "kind": PERSON, "counted_at": counted.at}
+    return render(request, "people.html", principal, values)
 
 
 @router.get("/devices")
 def devices_page(request: Request, principal: SeesDevices) -> Response:
     """Devices, and which of them may be one."""
-    rows = list_visible_devices(context_of(request).settings, principal)
-    return render(request, "people.html", principal, {"rows": rows, "kind": DEVICE})
+    context = context_of(request)
+    counted = context.image_counts.of(IdentityKind.DEVICE)
+    rows = list_visible_devices(context.settings, principal, counted.images)
+    values = {"rows": rows, "kind": DEVICE, "counted_at": counted.at}
+    return render(request, "people.html", principal, values)
 
 
 @router.get("/people/{person_id}")
