@@ -21,6 +21,7 @@ __all__ = [
     "LOGIN_PROBLEMS",
     "MEASUREMENTS",
     "MOMENTS",
+    "NUMBERS",
     "OUTCOMES",
     "REVIEW_VERBS",
     "SITE_STATES",
@@ -198,7 +199,7 @@ FIELDS = {
     "reason": "Reason, on one line",
 }
 COLUMNS = {
-    "id": "Number",
+    "id": "ID",
     "kind": "Kind",
     "destination": "Destination",
     "state": "State",
@@ -284,6 +285,14 @@ MOMENTS = frozenset(
     }
 )
 """Columns that have a moment."""
+NUMBERS = frozenset(
+    {
+        *("id", "tries", "attempts", "exam_id", "images", "progress"),
+        *("waiting", "not committed", "given up", "delivered"),
+        *("agreed", "disagreed", "silent", "calibrations", "findings", "reviews", "shift"),
+    }
+)
+"""Columns that have a number, which stands at the right."""
 TABLES = (
     LOGIN_PROBLEMS,
     STATES,

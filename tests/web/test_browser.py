@@ -3,6 +3,7 @@ violation of our policy, no request to anybody else (`tests.support.browser`).""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -296,6 +297,25 @@ def test_the_reader_s_language(
         )
         expect(page.locator("#exam-3 .view.missing .view-status").first).to_have_text(missing)
         assert page.evaluate("document.documentElement.lang") == locale[:2]
+        if locale.startswith("zh"):
+            # Without the system's help: no letter is a box.
+            page.reload()
+            page.evaluate("document.fonts.ready")
+            for part in ("h1", ".top nav li", ".languages a[lang=zh]", "form button", "footer p"):
+                assert all(font["isCustomFont"] for font in fonts_of(page, part)), part
+
+
+def fonts_of(page: Page, selector: str) -> list[dict[str, Any]]:
+    """The fonts that an element's letters are drawn with."""
+    tools = page.context.new_cdp_session(page)
+    for domain in ("DOM", "CSS"):
+        tools.send(f"{domain}.enable")
+    root = tools.send("DOM.getDocument")["root"]["nodeId"]
+    node = tools.send("DOM.querySelector", {"nodeId": root, "selector": selector})["nodeId"]
+    fonts: list[dict[str, Any]] = tools.send("CSS.getPlatformFontsForNode", {"nodeId": node})[
+        "fonts"
+    ]
+    return fonts
 
 
 SERVICE = """

@@ -79,7 +79,7 @@ def test_a_calibration_is_shown_before_and_after_activated_and_retired(
     assert record.id in lead.get("/site-calibrations").text
     page = lead.get(f"/site-calibrations/{record.id}").text
     assert "calibration error" in page
-    assert page.count('class="number"') == 12
+    assert page.count('<td class="number"') == 12
     url = f"/models/confirm?change=site-activate&name={record.id}"
     assert record.id in lead.get(url).text
     answer = site.post(lead, "/models/change", change="site-activate", name=record.id)

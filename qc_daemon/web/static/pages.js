@@ -2,6 +2,18 @@
 // cine, r review. Pages work without.
 "use strict";
 
+// What goes on to the side can be moved by arrow keys, so that the focus has to be able to be there.
+function makeScrollable() {
+  for (const part of document.querySelectorAll(".wide, .report-chart")) {
+    part.toggleAttribute("tabindex", part.scrollWidth > part.clientWidth);
+    if (part.hasAttribute("tabindex")) part.tabIndex = 0;
+  }
+}
+makeScrollable();
+addEventListener("resize", makeScrollable);
+document.addEventListener("toggle", makeScrollable, true);
+document.addEventListener("htmx:after:swap", makeScrollable);
+
 function findingLink(step) {
   const links = [...document.querySelectorAll(".findings a")];
   const here = links.findIndex((link) => link.getAttribute("aria-current"));
