@@ -1,5 +1,6 @@
 """The facts of acquisition of each revision, stored once, and read with the exam's measurements."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -229,11 +230,13 @@ class AcquisitionReader:
         self._devices = identities.roots(session, IdentityKind.DEVICE)
         self._manufacturers = identities.manufacturers(session)
         self._with_code = identities.persons_with_code(session)
-        measured = select(Measurement.exam_id).distinct()
-        if exam_ids is not None:
-            measured = measured.where(Measurement.exam_id.in_(exam_ids))
-        self._measured = set(session.scalars(measured))
-        self._ages: dict[int, FetalAge] = {}
+        # Of all exams there may be more than fit into memory: each is read when its rows come.
+        self._ages = {} if exam_ids is None else fetal_ages(session, exam_ids)
+        self._measured = (
+            set(session.scalars(select(Measurement.exam_id).distinct()))
+            if exam_ids is None
+            else set(self._ages)
+        )
 
     def of_row(self, row: Any) -> dict[str, Any]:
         """The JSON object of a row with `ACQUISITION_COLUMNS`, `OPERATOR_IDS` and `exam_id`; its
@@ -315,12 +318,24 @@ ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], None, {}, {}, Feta
 
 def fetal_age(session: Session, exam_id: int) -> FetalAge:
     """What the machine's reports of the exam say of age and length, the newest report first."""
+    return fetal_ages(session, [exam_id]).get(exam_id, FetalAge())
+
+
+def fetal_ages(session: Session, exam_ids: Collection[int]) -> dict[int, FetalAge]:
+    """As `fetal_age`, of those of these exams whose machine has reported something."""
     rows = session.execute(
-        select(Measurement.concept, Measurement.fetus, Measurement.value)
+        select(Measurement.exam_id, Measurement.concept, Measurement.fetus, Measurement.value)
         .join(Revision, Revision.id == Measurement.revision_id)
-        .where(Measurement.exam_id == exam_id, Revision.state != RevisionState.QUARANTINED)
+        .where(Measurement.exam_id.in_(exam_ids), Revision.state != RevisionState.QUARANTINED)
         .order_by(Revision.received_at.desc(), Measurement.id)
-    ).all()
+    )
+    by_exam: defaultdict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_exam[row.exam_id].append(row)
+    return {exam_id: _fetal_age(measured) for exam_id, measured in by_exam.items()}
+
+
+def _fetal_age(rows: Collection[Any]) -> FetalAge:
     length, translucency = (_common_value(rows, concept) for concept in ("CRL", "NT"))
     for concept, source in (("GA", REPORT), ("GA-CRL", REPORT_BY_CRL)):
         days = _common_value(rows, concept)
