@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, bindparam, func, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.dicom.acquisition import Acquisition, DeviceIdentity, Operator
@@ -314,12 +314,12 @@ def _counts(kind: IdentityKind, ids: Collection[str] | None) -> Any:
         func.min(Revision.received_at),
         func.max(Revision.received_at),
     )
-    if kind is IdentityKind.PERSON:
-        id = AcquisitionOperator.person_id
-        joined = select(id, *numbers).join(Revision, Revision.id == AcquisitionOperator.revision_id)
-    else:
-        id = AcquisitionRow.device_id
-        joined = select(id, *numbers).join(Revision, Revision.id == AcquisitionRow.revision_id)
+    of_person = AcquisitionOperator.__table__.c
+    of_device = AcquisitionRow.__table__.c
+    is_person = kind is IdentityKind.PERSON
+    id: ColumnElement[Any] = of_person.person_id if is_person else of_device.device_id
+    revision = of_person.revision_id if is_person else of_device.revision_id
+    joined = select(id, *numbers).join(Revision, Revision.id == revision)
     return joined.where(id.is_not(None) if ids is None else id.in_(ids)).group_by(id)
 
 
