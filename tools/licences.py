@@ -15,6 +15,7 @@ from detector import console
 from detector.console import UsageError
 from tools.install_locks import read_lock
 
+NOTICE = Path(__file__).parent.parent / "NOTICE"
 LOCKS = Path(__file__).parent.parent / "deploy" / "requirements"
 ALLOWED = frozenset(
     {
@@ -86,6 +87,52 @@ def problems(locked: Iterable[str], licences: Mapping[str, str]) -> Iterator[str
             yield f"{pattern}: has a reason, and no lock has it"
 
 
+_NOTICE_LINE = re.compile(r"  (\S.*?) {2,}(\S.*)")
+# Names of projects whose packages are called otherwise.
+_PACKAGES = {"pyav": "av", "pytorch": "torch", "opencv": "opencv-python-headless"}
+# What packages write, as NOTICE has it (SPDX); a short "BSD" may be either.
+_SPDX: Mapping[str, tuple[str, ...]] = {
+    "3-Clause BSD License": ("BSD-3-Clause",),
+    "Apache 2.0 License": ("Apache-2.0",),
+    "Apache Software License": ("Apache-2.0",),
+    "BSD": ("BSD-2-Clause", "BSD-3-Clause"),
+    "BSD License": ("BSD-2-Clause", "BSD-3-Clause"),
+    "GNU Affero General Public License v3 or later (AGPLv3+)": ("AGPL-3.0",),
+    "GNU General Public License v3 (GPLv3)": ("GPL-3.0",),
+    "MIT License": ("MIT",),
+}
+
+
+def noticed(notice: str) -> Iterator[tuple[str, str]]:
+    """Each package that NOTICE names with a licence, by its normalised name."""
+    table = notice.partition("under its own licence):\n")[2].partition("\n\n")[0]
+    for line in table.splitlines():
+        match = _NOTICE_LINE.fullmatch(line)
+        if match is None:
+            continue
+        for name in match[1].split(", "):
+            normalised = normalise(name)
+            yield _PACKAGES.get(normalised, normalised), match[2]
+
+
+def notice_problems(notice: str, licences: Mapping[str, str]) -> Iterator[str]:
+    """A line for each package whose licence NOTICE has otherwise than the package itself."""
+    for name, written in noticed(notice):
+        stated = licences.get(name)
+        if stated is None:
+            yield f"NOTICE: {name} is not installed here, so its licence is not known"
+            continue
+        families = [{_family(spdx) for spdx in _SPDX.get(each, (each,))} for each in parts(stated)]
+        words = {_family(each) for each in re.findall(r"[A-Za-z0-9.-]+", written)}
+        if not any(family & words for family in families):
+            yield f"NOTICE: {name} is under {stated}, and not under {written}"
+
+
+def _family(licence: str) -> str:
+    """A licence without which later versions may be taken: GPL-3.0-only is GPL-3.0."""
+    return re.sub(r"-(only|or-later)$", "", licence).lower()
+
+
 def locked_packages() -> set[str]:
     """The packages of a host that scores."""
     return {
@@ -115,6 +162,7 @@ def main() -> None:
 def _check() -> None:
     locked, licences = locked_packages(), installed_licences()
     lines = list(problems(locked, licences))
+    lines += notice_problems(NOTICE.read_text(encoding="utf-8"), licences)
     for line in lines:
         print(line)
     for name in sorted(map(normalise, locked)):

@@ -3,10 +3,13 @@
 import pytest
 
 from tools.licences import (
+    NOTICE,
     REASONS,
     installed_licences,
     is_allowed,
     locked_packages,
+    notice_problems,
+    noticed,
     problems,
     reason_for,
 )
@@ -60,3 +63,20 @@ def test_a_reason_that_nothing_needs_is_named() -> None:
 
 def test_every_locked_package_may_be_there() -> None:
     assert list(problems(locked_packages(), installed_licences())) == []
+
+
+def test_notice_has_the_licences_that_the_packages_state() -> None:
+    notice = NOTICE.read_text(encoding="utf-8")
+    assert len(dict(noticed(notice))) > 30
+    assert list(notice_problems(notice, installed_licences())) == []
+
+
+def test_a_package_that_notice_has_otherwise_is_named() -> None:
+    notice = "carries (each under its own licence):\n  good, PyAV    MIT\n  bad   BSD-3-Clause\n\n"
+    licences = {"good": "MIT License", "av": "MIT", "bad": "Apache-2.0"}
+    assert list(notice_problems(notice, licences)) == [
+        "NOTICE: bad is under Apache-2.0, and not under BSD-3-Clause"
+    ]
+    assert list(notice_problems(notice, {"good": "MIT", "av": "MIT"})) == [
+        "NOTICE: bad is not installed here, so its licence is not known"
+    ]
