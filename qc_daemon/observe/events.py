@@ -186,6 +186,8 @@ EVENTS = {
     "backup made": "A backup was written and read back; `count` received objects are in it.",
     "backups removed": "Backups were removed that no day, week or month keeps.",
     "backup failed": "No good backup was made; tried again, three times a night.",
+    "worklist asked": "The worklist was asked about an exam; `state`: found, none, ambiguous.",
+    "worklist not asked": "It is not reached, or does not answer; tried again each minute.",
     "scrub stalled": "The nightly reading of the spool waits for the database or the disk.",
     # people, devices, sites
     "acquisitions read": "Headers of older images were read.",

@@ -23,7 +23,7 @@ from qc_daemon.operations.doctor_checks.receiver import (
     check_receiver,
 )
 from qc_daemon.operations.doctor_checks.schedule import check_backups, check_schedule
-from qc_daemon.operations.doctor_checks.servers import check_audit_log, check_mail
+from qc_daemon.operations.doctor_checks.servers import check_audit_log, check_mail, check_worklist
 from qc_daemon.operations.doctor_checks.store import (
     check_database,
     check_reconciliation,
@@ -86,6 +86,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Any], str], Any
         ("schedule", check_schedule),
         ("backups", check_backups),
         ("mail", check_mail),
+        ("worklist", check_worklist),
         ("audit log", check_audit_log),
         ("peers", check_peers),
         ("destinations", check_destinations),

@@ -159,7 +159,7 @@ def load_findings(
     for scored in content.findings:
         facts = scored.revision
         if facts.revision_id not in sources:
-            sources[facts.revision_id] = _load_source(facts, originals)
+            sources[facts.revision_id] = _load_source(facts, originals, content.worklist_accession)
         loaded = sources[facts.revision_id]
         if isinstance(loaded, Omission):
             omissions[facts.revision_id] = loaded
@@ -188,22 +188,25 @@ def load_findings(
 
 
 def _load_source(
-    facts: RevisionFacts, originals: Originals
+    facts: RevisionFacts, originals: Originals, accession: str | None
 ) -> tuple[SourceInstance, Path] | Omission:
     try:
         path = originals(facts)
         # What was altered since it was scored is not reported.
         with open_verified(path, content_hash(path, facts.sha256)) as same:
-            source = _source(facts, same)
+            source = _source(facts, same, accession)
     except QCError as error:
         return Omission(facts, error)
     return source, path
 
 
-def _source(facts: RevisionFacts, path: Path) -> SourceInstance:
+def _source(facts: RevisionFacts, path: Path, accession: str | None) -> SourceInstance:
     """Raises QCError."""
     try:
-        source = SourceInstance.of(read_header(path), facts.sha256)
+        header = read_header(path)
+        if accession is not None and not header.get("AccessionNumber"):
+            header.AccessionNumber = accession
+        source = SourceInstance.of(header, facts.sha256)
         check_identity(source, facts)
     except MemoryError:
         raise

@@ -52,6 +52,7 @@ _HOLD_EVERY_SECONDS = 5.0
 _CLOCK_SECONDS = 1.0
 # What waits for people is counted when the start's work is done, and then now and then.
 _FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 300.0
+_WORKLIST_SECONDS = 5.0
 _DIGEST_SECONDS = 60.0  # Between two looks at whether an audit is done.
 _PR_SET_PDEATHSIG = 1
 _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
@@ -192,6 +193,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     audit = threading.Thread(target=nightly.run, args=(stop,), daemon=True)
     backups = NightlyBackups(context.settings)
     backup = threading.Thread(target=backups.run, args=(stop,), daemon=True)
+    worklist = threading.Thread(target=_fill_from_worklist, args=(context, stop), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -213,6 +215,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     digests.start()
     audit.start()
     backup.start()
+    worklist.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
@@ -221,6 +224,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     digests.join()
     audit.join()
     backup.join()
+    worklist.join()
 
 
 def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
@@ -259,6 +263,21 @@ def _send_digests(context: RoleContext, stop: threading.Event) -> None:
         except Exception as error:
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("digests not sent", error_type=kind, error_at=place)
+
+
+def _fill_from_worklist(context: RoleContext, stop: threading.Event) -> None:
+    """Ask the worklist about new exams that lack something."""
+    if context.settings.worklist.host is None:
+        return
+    from qc_daemon.worklist.filling import WorklistFilling
+
+    filling = WorklistFilling(context.settings, context.store)
+    while not stop.wait(_WORKLIST_SECONDS):
+        try:
+            filling.step()
+        except Exception as error:
+            kind, place = type(error).__name__, log.where(error)
+            log.get(role="schedule").error("worklist not asked", error_type=kind, error_at=place)
 
 
 def _count_waiting(context: RoleContext, stop: threading.Event) -> None:

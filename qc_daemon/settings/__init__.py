@@ -17,6 +17,7 @@ from qc_daemon.settings.section import AETitle, Fingerprint, WebAddress, parse_a
 from qc_daemon.settings.service import Settings, checked, load, load_known
 from qc_daemon.settings.store import BackupSettings, StoreSettings
 from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
+from qc_daemon.settings.worklist import WorklistSettings
 
 __all__ = [
     "AETitle",
@@ -45,6 +46,7 @@ __all__ = [
     "TLSSettings",
     "WebAddress",
     "WebhookSettings",
+    "WorklistSettings",
     "checked",
     "load",
     "load_known",

@@ -33,6 +33,7 @@ from qc_daemon.settings.section import resolve_secret
 from qc_daemon.settings.store import BackupSettings, StoreSettings
 from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
 from qc_daemon.settings.web import WebSettings
+from qc_daemon.settings.worklist import WorklistSettings
 
 
 class Settings(BaseSettings):
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     destination: list[DestinationSettings] = []
     rule: list[RuleSettings] = []
+    worklist: WorklistSettings = WorklistSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -162,6 +164,8 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     for hook in settings.webhook:
         hook.ca, hook.secret = hook.ca and base / hook.ca, resolve_secret(hook.secret, base) or ""
     settings.backup.folder = settings.backup.folder and base / settings.backup.folder
+    if settings.worklist.tls is not None:
+        _resolve_files(settings.worklist.tls, base)
     trail = settings.audit_log
     trail.folder = trail.folder and base / trail.folder
     for server in trail.server:

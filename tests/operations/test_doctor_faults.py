@@ -208,6 +208,10 @@ def _mail_server_does_not_answer(folder: Path, _stack: ExitStack) -> Settings:
     return settings_in(folder, mail=mail)
 
 
+def _worklist_does_not_answer(folder: Path, _stack: ExitStack) -> Settings:
+    return settings_in(folder, worklist={"host": "127.0.0.1", "port": reserve_port()})
+
+
 def _mail_password_is_not_there(folder: Path, stack: ExitStack) -> Settings:
     authority = Authority.make(folder / "ca")
     server = SmtpServer(authority.issue("localhost"), needs_login=True)
@@ -275,6 +279,7 @@ PLANTED: list[tuple[Callable[[Path, ExitStack], Settings], str, str, str]] = [
     (_anybody_may_store, "peers", "warn", "US1 may call from anywhere"),
     (_peer_stands_twice, "peers", "warn", "US1 is listed twice for 10.1.0.0/16; remove one"),
     (_mail_server_does_not_answer, "mail", "FAIL", "the mail server cannot be reached"),
+    (_worklist_does_not_answer, "worklist", "FAIL", "the worklist WORKLIST@127.0.0.1"),
     (_mail_password_is_not_there, "mail", "FAIL", "environment variable NO_SUCH_PASSWORD"),
     (_audit_server_is_away, "audit log", "FAIL", "server arr does not answer"),
     (_audit_log_was_spoilt, "audit log", "FAIL", "see qc-daemon audit-log verify"),

@@ -9,6 +9,7 @@ from qc_daemon.audit_trail.recorder import chain_folder
 from qc_daemon.digest.sending import greet_mail_server
 from qc_daemon.operations.doctor_checks.check_result import NoticeError
 from qc_daemon.settings import Settings
+from qc_daemon.worklist.query import open_worklist
 
 MANY_WAITING = 1000
 _CONNECT_SECONDS = 5.0
@@ -21,6 +22,15 @@ def check_mail(settings: Settings) -> str:
         return "no digest goes by mail (mail.host names no server)"
     greet_mail_server(mail)
     return f"{mail.host}:{mail.port} takes us; no mail was sent"
+
+
+def check_worklist(settings: Settings) -> str:
+    """Open an association with the worklist; nobody is asked for. Raises QCError."""
+    worklist = settings.worklist
+    if worklist.host is None:
+        return "none is asked (worklist.host names none)"
+    with open_worklist(worklist, settings.receive.ae_title):
+        return f"{worklist.ae_title}@{worklist.host}:{worklist.port} takes queries"
 
 
 def check_audit_log(settings: Settings) -> str:

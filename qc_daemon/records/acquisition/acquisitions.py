@@ -245,14 +245,17 @@ class AcquisitionReader:
         return acquisition_json(
             lambda name: getattr(row, f"acquisition_{name}"),
             persons=sorted({self._persons.get(id, id) for id in ids}),
-            person_source=self._person_source(ids),
+            person_source=self._person_source(ids, row.acquisition_from_worklist),
             devices=self._devices,
             manufacturers=self._manufacturers,
             age=self._age(row.exam_id),
         )
 
-    def _person_source(self, ids: Collection[str]) -> str | None:
-        """What the header identified its operators by: "code", "name", or both."""
+    def _person_source(self, ids: Collection[str], from_worklist: str | None) -> str | None:
+        """What the header identified its operators by: "code", "name", or both; else
+        "worklist"."""
+        if "operators" in (from_worklist or "").split():
+            return "worklist"
         sources = {"code" if id in self._with_code else "name" for id in ids}
         return " and ".join(sorted(sources)) or None
 

@@ -43,6 +43,7 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
     ShadowFinding,
+    WorklistAnswer,
 )
 from qc_daemon.records.upsert import table_of
 
@@ -236,6 +237,7 @@ def erase(session: Session, patient_id: str) -> None:
             Measurement,
             or_(Measurement.exam_id.in_(exams), Measurement.revision_id.in_(revisions)),
         ),
+        (WorklistAnswer, WorklistAnswer.exam_id.in_(exams)),
         (ExamHold, ExamHold.exam_id.in_(exams)),
         (Revision, Revision.exam_id.in_(exams)),
         (Exam, Exam.patient_id == patient_id),

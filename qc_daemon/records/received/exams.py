@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, delete, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode
+from qc_daemon.records.acquisition import worklist_answers
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.revisions import (
@@ -56,7 +57,8 @@ class ExamContent:
     `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
     frame and region. `previous_sr_uids` are the SRs of earlier reports, oldest first; `measured` is
     what machines' own reports say; `other_patients` counts the exams of other patients under the
-    same Study Instance UID; `reviews` are persons' verdicts that stand, by finding id.
+    same Study Instance UID; `reviews` are persons' verdicts that stand, by finding id;
+    `worklist_accession` is for images without an accession number.
     """
 
     exam_id: int
@@ -69,6 +71,7 @@ class ExamContent:
     measured: tuple[MeasuredReport, ...] = ()
     other_patients: int = 0
     reviews: Mapping[int, ReviewState] = field(default_factory=dict)
+    worklist_accession: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -383,6 +386,7 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
         measured=tuple(measurements.of_exam(session, exam_id)),
         other_patients=_count_other_patients(session, exam.study_instance_uid),
         reviews=reviews.reported_outcomes(session, [each.finding_id for each in findings]),
+        worklist_accession=worklist_answers.accession_of(session, exam_id),
     )
 
 

@@ -25,6 +25,8 @@ from qc_daemon.records.tables.acquisition import (
     IdentityChange,
     IdentityKind,
     Person,
+    WorklistAnswer,
+    WorklistState,
 )
 from qc_daemon.records.tables.audits import (
     AuditLimits,
@@ -156,4 +158,6 @@ __all__ = [
     "TeachingRelease",
     "UTCDateTime",
     "WebSessionRow",
+    "WorklistAnswer",
+    "WorklistState",
 ]

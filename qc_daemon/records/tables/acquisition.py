@@ -111,6 +111,8 @@ class AcquisitionRow(Base):
     study_description: Mapped[str | None]
     burned_in_annotation: Mapped[bool | None]
     read_at: Mapped[datetime]
+    # Which of its facts the worklist gave: operators, age, separated by a space; NULL for none.
+    from_worklist: Mapped[str | None]
 
 
 class AcquisitionOperator(Base):
@@ -123,6 +125,30 @@ class AcquisitionOperator(Base):
         ForeignKey("acquisition.revision_id"), primary_key=True, autoincrement=False
     )
     person_id: Mapped[str] = mapped_column(ForeignKey("person.id"), primary_key=True)
+
+
+class WorklistState(StrEnum):
+    """Whether a worklist knew an exam; ambiguous: several entries could be it."""
+
+    FOUND = "found"
+    NONE = "none"
+    AMBIGUOUS = "ambiguous"
+
+
+class WorklistAnswer(Base):
+    """What the modality worklist said of an exam that lacked something; asked once."""
+
+    __tablename__ = "worklist_answer"
+    __table_args__ = (one_of("state", WorklistState), Index(None, "asked_at"))
+
+    exam_id: Mapped[int] = mapped_column(
+        ForeignKey("exam.id"), primary_key=True, autoincrement=False
+    )
+    state: Mapped[str]
+    accession_number: Mapped[str | None]
+    operator: Mapped[str | None]
+    patient_age_years: Mapped[float | None]
+    asked_at: Mapped[datetime]
 
 
 class IdentityChange(Base):

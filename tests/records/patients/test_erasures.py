@@ -30,6 +30,7 @@ from qc_daemon.records.tables import (
     RenditionRow,
     ReviewEvent,
     ShadowFinding,
+    WorklistAnswer,
 )
 from tests.support.databases import migrate
 from tests.support.records import START, Records
@@ -40,6 +41,7 @@ OF_A_PATIENT = {
     "exam", "association_lease", "revision", "acquisition", "finding", "measurement",
     "shadow_finding", "acquisition_operator", "image_features", "opinion", "report_object",
     "review", "job", "rejection", "rendition", "given_rendition", "pledge_item", "instance",
+    "worklist_answer",
 }  # fmt: skip
 
 
@@ -96,6 +98,7 @@ def fill(records: Records, patient: str) -> None:
                 Measurement(
                     revision_id=revision, exam_id=exam, concept="CRL", value=60.0, unit="mm"
                 ),
+                WorklistAnswer(exam_id=exam, state="found", operator=patient, asked_at=now),
                 ShadowFinding(
                     model_id="m2",
                     revision_id=revision,

@@ -1,0 +1,1 @@
+"""What a modality worklist knows of an exam, where its images do not say it."""
