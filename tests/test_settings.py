@@ -257,6 +257,13 @@ def test_a_file_in_another_encoding_is_refused_with_the_fix(tmp_path: Path, enco
         load(path)
 
 
+def test_only_dicomweb_says_that_it_gives_back(tmp_path: Path) -> None:
+    config = tmp_path / "qc.toml"
+    config.write_text('[[destination]]\nname = "pacs"\nretrieve = true\n')
+    with pytest.raises(SettingsError, match="retrieve needs kind dicomweb"):
+        load(config)
+
+
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "qc.toml"
     path.write_bytes("[receive]\nport = 4711\n".encode("utf-8-sig"))

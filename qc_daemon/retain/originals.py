@@ -13,6 +13,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
+from qc_daemon.retain import wado_rs
 from qc_daemon.retain.retrieve import NotOfferedError, ObjectToRetrieve, get, move
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
@@ -50,7 +51,9 @@ class Originals:
         self.ae_title = settings.receive.ae_title
         possible = Routes.of(settings).possible(SOURCE)
         self.sources = [
-            each for each in settings.destination if each.name in possible and each.kind == "dicom"
+            each
+            for each in settings.destination
+            if each.name in possible and each.kind in ("dicom", "dicomweb")
         ]
         self.pixel_hash = pixel_hash
         self.clock = clock
@@ -149,7 +152,10 @@ class Originals:
         only_same_bytes: bool,
     ) -> Path | None:
         try:
-            content = get(destination, self.ae_title, target)
+            if destination.kind == "dicomweb":
+                content = wado_rs.get(destination, target)
+            else:
+                content = get(destination, self.ae_title, target)
         except NotOfferedError:
             return self._fetch_by_move(destination, target, facts)
         if content is None:

@@ -48,7 +48,7 @@ class RetentionRule:
         fetchable = tuple(
             each.name
             for each in settings.destination
-            if each.kind == "dicom" and each.name in possible
+            if (each.kind == "dicom" or each.retrieve) and each.name in possible
         )
         if days == "forever" or not fetchable:
             return None

@@ -62,6 +62,8 @@ def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
     web_keys = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
     if kind != "dicomweb" and web_keys:
         yield f"{name}: {web_keys[0]} needs kind dicomweb; remove it or fix kind"
+    if kind != "dicomweb" and destination.retrieve:
+        yield f"{name}: retrieve needs kind dicomweb; remove it"
     if (destination.user is None) != (destination.password is None):
         yield f"{name}: user and password go together; give both or neither"
     if destination.token is not None and destination.user is not None:

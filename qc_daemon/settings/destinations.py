@@ -50,6 +50,11 @@ class DestinationSettings(Section):
     password: Secret | None = Field(
         default=None, description="`env:NAME` or `file:PATH` of the password (dicomweb)"
     )
+    retrieve: bool = Field(
+        default=False,
+        description="whether it gives objects back by WADO-RS, so that originals may leave the"
+        " spool once it has them (dicomweb; of kind dicom that is taken for granted)",
+    )
     folder: Path | None = Field(
         default=None, description="where files are written (folder); it has to be there"
     )

@@ -31,8 +31,9 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def pacs(orthanc_program: str, tmp_path: Path) -> Iterator[Orthanc]:
-    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc").start()
+def pacs(orthanc_program: str, dicomweb_plugin: str, tmp_path: Path) -> Iterator[Orthanc]:
+    options = {"Plugins": [dicomweb_plugin], "DicomWeb": {"Enable": True}}
+    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc", options=options).start()
     yield orthanc
     orthanc.kill()
 
@@ -41,22 +42,21 @@ def no_pixels(_path: Path) -> str:
     raise AssertionError("the bytes are the same: nothing to decode")
 
 
-def test_a_dropped_original_is_fetched_back_unchanged(pacs: Orthanc, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dicom", "dicomweb"])
+def test_a_dropped_original_is_fetched_back_unchanged(
+    pacs: Orthanc, tmp_path: Path, kind: str
+) -> None:
+    peer = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": pacs.dicom_port}
+    if kind == "dicomweb":
+        # Stored by STOW-RS, fetched back by WADO-RS.
+        peer = {"url": pacs.web, "retrieve": True}
     settings = Settings(
         store={
             "url": f"sqlite:///{tmp_path / 'qc.db'}",
             "spool": tmp_path / "spool",
             "keep_pixels_days": 0,
         },
-        destination=[
-            {
-                "name": "pacs",
-                "ae_title": "ORTHANC",
-                "host": "127.0.0.1",
-                "port": pacs.dicom_port,
-                "objects": ["source"],
-            }
-        ],
+        destination=[{"name": "pacs", "kind": kind, "objects": ["source"], **peer}],
     )
     migrate(settings.store.url)
     store, spool = Store(settings.store.url), Spool(settings.store.spool)
