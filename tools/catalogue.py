@@ -39,6 +39,9 @@ _CODE = (
     *sorted((_SERVICE / "audit" / "charts").glob("*.py")),
     *sorted((_SERVICE / "audit" / "reports").rglob("*.py")),
     _SERVICE / "digest" / "message.py",
+    _SERVICE / "language" / "wording.py",
+    _SERVICE / "operations" / "example_pictures.py",
+    _SERVICE / "web" / "words.py",
 )
 
 

@@ -4,11 +4,10 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
-from qc_daemon.cli.output import parse_format, say, write_lines, write_list
+from qc_daemon.cli.output import parse_format, progress_bar, say, write_lines, write_list
 
 audit = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +65,7 @@ def audit_run(
 
     settings = load_settings(config)
     columns = (TextColumn("{task.description}"), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar(*columns) as bar:
         task = bar.add_task("Auditing", total=1.0)
         content = run_audit(
             settings,

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
@@ -22,7 +20,7 @@ from qc_daemon.cli.options import (
     load_settings,
     report_outcome,
 )
-from qc_daemon.cli.output import parse_format, say, write_lines
+from qc_daemon.cli.output import parse_format, progress_bar, say, write_lines
 from qc_daemon.operations.parquet import write_parquet
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files
@@ -131,7 +129,7 @@ def export_teaching(
     settings = load_settings(config)
     if exam is not None:
         require_exam(settings, None, exam)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Preparing images")
         preparation = prepare(
             settings,

@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +33,13 @@ _MAX_WIDTH = 100_000
 _NOTE_WIDTH = 120
 _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on stderr that goes when the work is done; nothing where nobody watches, since a file
+    would get an empty line of it."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def parse_format(

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from detector.console import UsageError
 from detector.plain_text import count_of
@@ -21,7 +19,7 @@ from qc_daemon.cli.options import (
     load_settings,
     row_limit,
 )
-from qc_daemon.cli.output import parse_format, say, write_lines, write_list
+from qc_daemon.cli.output import parse_format, progress_bar, say, write_lines, write_list
 
 results = typer.Typer(invoke_without_command=True)
 
@@ -207,7 +205,7 @@ def results_import(
     settings = load_settings(config)
     if line := make_if_absent(settings):
         typer.echo(line, err=True)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Importing findings", total=count_lines(files))
         outcome = import_findings(settings, files, progress=lambda lines: bar.advance(task, lines))
     duplicates = f", {outcome.duplicates} known already" if outcome.duplicates else ""

@@ -6,6 +6,8 @@ from gettext import NullTranslations
 from qc_daemon.language.catalogues import CHINESE, ENGLISH, GERMAN, translations
 
 _MISSING = "–"
+_LEAST_CHANCE = 0.005
+"""A smaller probability would be rounded to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,14 @@ class Wording:
             return _MISSING
         space = "" if self.language == CHINESE else "\N{NO-BREAK SPACE}"
         return f"{self.decimal(100 * share, digits)}{space}%"
+
+    def chance(self, probability: float) -> str:
+        """A probability as a share of cases, never rounded to none or to all: `fewer than 1 %`."""
+        if probability < _LEAST_CHANCE:
+            return self.gettext("fewer than 1 %")
+        if probability >= 1 - _LEAST_CHANCE:
+            return self.gettext("more than 99 %")
+        return self.percent(probability)
 
     def interval(self, low: float, high: float) -> str:
         """Two shares as `71–92 %`."""

@@ -110,10 +110,13 @@ def _parse_day(value: str | None, option: str) -> date | None:
 
 def choose_format(value: str | None, out: Path | None) -> str:
     """The format that is asked for, else that of the file's suffix, else html. Raises UsageError
-    where both are given and differ."""
+    where both are given and differ, and for a suffix of something else."""
     suffix = "" if out is None else out.suffix.lower().removeprefix(".")
     if value is None:
-        return suffix if suffix in FORMATS else "html"
+        if suffix and suffix not in FORMATS:
+            endings = ", ".join(f".{each}" for each in FORMATS)
+            raise UsageError(f"--out {out}: give a name that ends in {endings}, or --format")
+        return suffix or "html"
     if value not in FORMATS:
         raise UsageError(f"--format {value}: give one of {', '.join(FORMATS)}")
     if suffix in FORMATS and suffix != value:

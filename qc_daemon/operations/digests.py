@@ -1,6 +1,7 @@
 """Digests for an operator and for the service: make those that are due, send, list, try again."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -157,15 +158,41 @@ def send_now(settings: Settings, clock: Clock = utc_now) -> str:
     """
     if not recipients(settings):
         raise UsageError("nobody gets digests; see [mail] and [[webhook]] of the settings")
-    outcome = send_due(settings, open_store(settings), clock, lambda _seconds: False)
+    store = open_store(settings)
+    outcome = send_due(settings, store, clock, lambda _seconds: False)
     if not outcome.failures:
-        return f"{outcome.sent} sent; see digest list"
+        if outcome.sent:
+            return f"{outcome.sent} sent; see digest list"
+        return f"nothing is due: {_describe_newest(store)}"
     last, count = outcome.failures[-1], len(outcome.failures)
     raise QCError(
         last.code,
         f"{outcome.sent} sent; {count_of(count, 'digest')} could not be: {last.message};"
         " digest list says when each is tried again",
     )
+
+
+def _describe_newest(store: Store) -> str:
+    """What became of the newest audit's digests, where none is due."""
+    with store.read() as session:
+        rows = digests.listing(session)
+    if not rows:
+        return "there is no nightly audit yet; audit run makes one"
+    day = rows[0].local_date
+    states = Counter(row.state for row in rows if row.local_date == day)
+    parts = [
+        f"{count_of(states[state], singular, plural)}{hint}"
+        for state, singular, plural, hint in _NOT_DUE
+        if states[state]
+    ]
+    return f"of the audit of {day} {', '.join(parts)}; see digest list"
+
+
+_NOT_DUE = (
+    (DigestState.SENT, "digest was sent already", "digests were sent already", ""),
+    (DigestState.DEAD, "digest was given up", "digests were given up", " (digest retry)"),
+    (DigestState.READY, "digest is to be tried again", "digests are to be tried again", ""),
+)
 
 
 def list_digests(settings: Settings) -> list[dict[str, Any]]:

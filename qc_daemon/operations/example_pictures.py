@@ -138,12 +138,14 @@ def _picture(example: _Example, pixels: Pixels, language: str) -> Picture:
     t = translations(language)
     judgement: Judgement = example.finding.judgement
     title = f"{example.finding_id}: {t.gettext(VIEWS[judgement.view].meaning)}"
-    lines = [t.gettext(words.VERDICTS[judgement.quality])]
+    verdict = t.gettext(words.VERDICTS[judgement.quality])
+    lines = [verdict]
     if judgement.probability is not None:
         share = words.percent(judgement.probability)
         # As the charts beside it write shares.
         share = share.replace("\N{NO-BREAK SPACE}", "") if language == CHINESE else share
-        lines[0] += f" ({share})"
+        sentence = t.gettext("{verdict} (probability of a standard view: {share})")
+        lines = [sentence.format(verdict=verdict, share=share)]
     if judgement.quality != STANDARD:
         for fault in words.faults(judgement)[:MAX_FAULTS]:
             fix = words.fix(fault, t)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from gettext import NullTranslations
 from typing import Any
 
 from detector.anatomy import View
@@ -111,7 +112,7 @@ def finding_text(entry: Entry, language: str, zone: Any) -> FindingText:
         view_code=judgement.view.value,
         verdict=t.gettext(verdict),
         verdict_code=judgement.quality,
-        line=words.view_line(judgement, t, is_decided=decision is not None),
+        line="" if decision is not None else _probabilities(judgement, t),
         decision=None if decision is None else words.decision_line(decision, t, zone),
         faults=tuple(
             (words.statement(each, t), words.fix(each, t)) for each in words.faults(judgement)
@@ -131,6 +132,15 @@ def finding_text(entry: Entry, language: str, zone: Any) -> FindingText:
         disclaimer=t.gettext(words.disclaimer(has_decision=decision is not None)),
         is_for_clinical_use=finding.bundle.clinical_use,
     )
+
+
+def _probabilities(judgement: Judgement, t: NullTranslations) -> str:
+    """What the models give the view, which stands above, and that it is a standard one."""
+    view = words.percent(judgement.view_probability)
+    if judgement.probability is None:
+        return t.gettext("Probability of this view: {view}").format(view=view)
+    sentence = t.gettext("Probability of this view: {view}; that it is a standard one: {standard}")
+    return sentence.format(view=view, standard=words.percent(judgement.probability))
 
 
 _OUTCOMES = {True: "met", False: "not-met", None: "cannot-tell"}

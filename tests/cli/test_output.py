@@ -22,6 +22,7 @@ from qc_daemon.cli.output import (
     csv_cell,
     parse_format,
     print_table,
+    progress_bar,
     write_list,
     write_record,
 )
@@ -220,3 +221,10 @@ def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
         assert process.returncode in (1, 2)
         assert "\x1b" not in process.stdout + process.stderr, arguments
         assert "Traceback" not in process.stderr
+
+
+def test_a_bar_that_nobody_watches_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="stop"), progress_bar() as bar:
+        bar.update(bar.add_task("Auditing"), completed=0.5)
+        raise ValueError("stop")
+    assert capsys.readouterr() == ("", "")

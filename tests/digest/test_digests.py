@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from detector.console import UsageError
 from qc_daemon.digest.message import Digest, mail_message, signature_headers
@@ -292,9 +292,19 @@ def test_the_command_fails_in_one_line_where_a_digest_could_not_be_sent(
         status, out, line = send(server.port)
         assert (status, out, line.count("\n")) == (1, "", 1)
         assert line.startswith("error: 1 sent; 1 digest could not be: the mail server put it off")
+        audit = "of the audit of 2026-06-28"
+        assert send(server.port)[1] == (
+            f"nothing is due: {audit} 1 digest was sent already, 1 digest is to be tried again;"
+            " see digest list\n"
+        )
         with lab.store.begin() as session:
             session.execute(update(DigestRow).values(next_at=NOW))
         assert send(server.port) == (0, "1 sent; see digest list\n", "")
+        assert send(server.port) == (
+            0,
+            f"nothing is due: {audit} 2 digests were sent already; see digest list\n",
+            "",
+        )
         assert sorted(mail["To"] for mail in server.mails) == [ANNA, LEAD]
 
 
@@ -384,6 +394,15 @@ def test_a_mail_sent_twice_is_known_by_its_id(language: str) -> None:
 def test_nobody_to_send_to_is_said(lab: Lab) -> None:
     with pytest.raises(UsageError, match="nobody gets digests"):
         send_now(lab.settings)
+
+
+def test_without_an_audit_there_is_nothing_to_send(lab: Lab) -> None:
+    lab.mail(1)
+    with lab.store.begin() as session:
+        session.execute(delete(AuditRow))
+    assert send_now(lab.settings) == (
+        "nothing is due: there is no nightly audit yet; audit run makes one"
+    )
 
 
 @pytest.mark.parametrize(

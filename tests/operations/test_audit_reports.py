@@ -248,7 +248,10 @@ def test_one_target_is_needed() -> None:
 def test_the_format_is_that_of_the_file() -> None:
     assert choose_format(None, Path("a.PDF")) == "pdf"
     assert choose_format(None, None) == "html"
+    assert choose_format(None, Path("report")) == "html"
     assert choose_format("json", Path("a.txt")) == "json"
+    with pytest.raises(UsageError, match=r"ends in \.html, \.pdf, \.json, or --format"):
+        choose_format(None, Path("a.docx"))
     with pytest.raises(UsageError, match="does not go with --out"):
         choose_format("html", Path("a.pdf"))
     with pytest.raises(UsageError, match="give one of html, pdf, json"):

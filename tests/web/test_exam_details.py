@@ -96,3 +96,10 @@ def test_contents_of_an_image_and_reports_are_listed(site: WebSite) -> None:
     site.exam.close()
     assert site.exam.report()
     assert "Report 1:" in site.browser("lead").get("/exams/1").text
+
+
+def test_a_probability_says_what_it_is_of(site: WebSite) -> None:
+    page = site.browser("lead").get("/exams/1").text
+    assert re.search(
+        r"<p>Probability of this view: [^<]+; that it is a standard one: [^<]+</p>", page
+    )

@@ -191,7 +191,7 @@ def _case_mix(composer: Composer) -> Iterator[Block]:
 def _power(composer: Composer) -> Iterator[Block]:
     w = composer.w
     parts = [
-        f"{composer.title(m)} {w.percent(m.power)}"
+        f"{composer.title(m)}: {w.chance(m.power)}"
         for m in composer.subject.measures
         if m.power is not None
         and m.is_judged
@@ -200,8 +200,9 @@ def _power(composer: Composer) -> Iterator[Block]:
     if parts:
         yield Paragraph(
             w.gettext(
-                "Power: a true share {points} points worse than the benchmark would be called"
-                " with a probability of: {parts}. Else it passes."
+                "Power: a true share {points} points worse than the benchmark would be called in"
+                " so many of all periods with as many pictures as this one: {parts}. In the"
+                " others it passes."
             ).format(points=round(100 * _POWER_DIFFERENCE), parts="; ".join(parts)),
             is_small=True,
         )

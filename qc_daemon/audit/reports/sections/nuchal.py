@@ -28,9 +28,9 @@ def nuchal_section(composer: Composer) -> Iterator[Block]:
     if bias is not None and bias.power is not None and bias.is_judged:
         yield Paragraph(
             w.gettext(
-                "Power: of {n} exams a true bias of 10 % would be named with a probability of"
-                " {power} at least. Else it passes."
-            ).format(n=bias.n, power=w.percent(bias.power)),
+                "Power: a true bias of 10 % would be named in at least so many of all periods"
+                " with {n} exams: {power}. In the others it passes."
+            ).format(n=bias.n, power=w.chance(bias.power)),
             is_small=True,
         )
     citation = composer.audit.nt_citation or w.gettext("the lab's own curve")
