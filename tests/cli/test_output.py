@@ -224,7 +224,6 @@ def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
 
 
 def test_a_bar_that_nobody_watches_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="stop"), progress_bar() as bar:
+    with progress_bar() as bar:
         bar.update(bar.add_task("Auditing"), completed=0.5)
-        raise ValueError("stop")
     assert capsys.readouterr() == ("", "")
