@@ -186,9 +186,9 @@ def copy_findings(url: str, times: int) -> None:
                             f' FROM "{table}" WHERE {ids[0]} < {_STEP}'
                         )
                     )
-            # As the databases do by themselves in time.
-            for statement in ("ANALYZE", "VACUUM" if schema.file_of(url) is None else "SELECT 1"):
-                connection.execute(text(statement))
+            if schema.file_of(url) is None:
+                # As autovacuum does in time; in SQLite nothing does.
+                connection.execute(text("VACUUM ANALYZE"))
     finally:
         engine.dispose()
 

@@ -4,14 +4,18 @@
 
 The service runs with the roles `receive` and `web` on an empty store. Senders, each a process with
 one association at a time, store JPEG stills as fast as they are answered. Receiving is measured
-alone, then with `--readers` people who each open a page every `--think` seconds and `--boards` live
-boards that stay open, then alone again. Printed are ratios: the rate of receiving with readers to
-the mean of that before and after; the pages' p50 and p99; the events that each board got; the
-memory of the web process over time (its last quarter to its second). A request that fails ends the
-run with an error, as does an object that is not answered with success. What was received is deleted
-a minute later: half an hour of it would fill a disk.
+alone and beside `--readers` people, who each open a page every `--think` seconds, and `--boards`
+live boards, in turn, `--rounds` times, and alone once more: what else the machine does meets both.
+Printed are ratios: in each round the rate of receiving with readers to the mean of those alone
+before and after; processor time of the receiving process for an object, with readers to without;
+the pages' p50 and p99; the events that each board got; the memory of the web process over time (its
+last quarter to its second). A request that fails ends the run with an error, as does an object that
+is not answered with success. What was received is deleted a minute later: half an hour of it would
+fill a disk.
 
-Senders, readers and service share the machine: a ratio says what all of it costs there.
+Senders and readers share the machine with the service, which elsewhere they do not: on few cores
+the rate falls by what readers themselves spend, and the processor time of an object says what they
+cost the receiving process.
 """
 
 import argparse
@@ -76,20 +80,36 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Objects a second before, beside and after readers; what readers got; bytes of the web
-    process, sampled every second while they read."""
+class Pace:
+    """Objects a second, and processor seconds of the receiving process for one."""
 
-    before: float
-    beside: float
-    after: float
+    rate: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Receiving alone, once more than beside readers, in turn; what readers got; bytes of the web
+    process, sampled every second while they read, and its processor seconds for a page."""
+
+    alone: list[Pace]
+    beside: list[Pace]
     answers: Answers
     memory: list[int]
+    page_cost: float
 
     @property
-    def ratio(self) -> float:
-        """The rate of receiving with readers to that without."""
-        return self.beside / statistics.mean((self.before, self.after))
+    def ratios(self) -> list[float]:
+        """The rate of receiving with readers to that without, of each round."""
+        rates = [pace.rate for pace in self.alone]
+        pairs = zip(self.beside, itertools.pairwise(rates), strict=True)
+        return sorted(pace.rate / statistics.mean(around) for pace, around in pairs)
+
+    @property
+    def cost_ratio(self) -> float:
+        """Processor time of receiving an object with readers to that without."""
+        with_readers = statistics.median(pace.cost for pace in self.beside)
+        return with_readers / statistics.median(pace.cost for pace in self.alone)
 
     @property
     def p99(self) -> float:
@@ -118,8 +138,9 @@ def run(
     readers: int = 200,
     boards: int = 20,
     think_seconds: float = 5.0,
+    rounds: int = 6,
     alone_seconds: float = 60.0,
-    beside_seconds: float = 1800.0,
+    beside_seconds: float = 300.0,
 ) -> Outcome:
     """Measure. Raises RuntimeError where a request or an object fails."""
     url = database or f"sqlite:///{folder}/qc.db"
@@ -129,17 +150,26 @@ def run(
         add_account(load(service.config), "lead", "lead")
         origin = f"http://127.0.0.1:{service.events('pages')[0]['port']}"
         cookie = _log_in(origin)
+        answers, memory = Answers(), _Memory(service)
+        receiver, web = (psutil.Process(service.pid(role)) for role in ("receive", "web"))
+        alone: list[Pace] = []
+        beside: list[Pace] = []
         with _pruned(folder / "spool"), sending(service.port, senders) as count:
-            before = _rate(count, alone_seconds)
-            answers, memory = Answers(), _Memory(service)
-            with memory.sampled():
-                began, objects = time.monotonic(), count.value
-                asyncio.run(
-                    _read(origin, cookie, readers, boards, think_seconds, beside_seconds, answers)
-                )
-                beside = (count.value - objects) / (time.monotonic() - began)
-            after = _rate(count, alone_seconds)
-        return Outcome(before, beside, after, answers, memory.samples)
+            before = _cpu_seconds(web)
+            for _ in range(rounds):
+                with _paced(count, receiver, alone):
+                    time.sleep(alone_seconds)
+                with _paced(count, receiver, beside), memory.sampled():
+                    asyncio.run(
+                        _read(
+                            *(origin, cookie, readers, boards, think_seconds),
+                            *(beside_seconds, answers),
+                        )
+                    )
+            page_cost = (_cpu_seconds(web) - before) / len(answers.seconds)
+            with _paced(count, receiver, alone):
+                time.sleep(alone_seconds)
+        return Outcome(alone, beside, answers, memory.samples, page_cost)
     finally:
         service.end()
 
@@ -175,10 +205,23 @@ def _log_in(origin: str) -> str:
     return answer.headers["set-cookie"].partition(";")[0]
 
 
-def _rate(count: "multiprocessing.sharedctypes.Synchronized[int]", seconds: float) -> float:
-    began, objects = time.monotonic(), count.value
-    time.sleep(seconds)
-    return (count.value - objects) / (time.monotonic() - began)
+@contextmanager
+def _paced(
+    count: "multiprocessing.sharedctypes.Synchronized[int]",
+    receiver: psutil.Process,
+    paces: list[Pace],
+) -> Iterator[None]:
+    """Add the pace of receiving within."""
+    began, objects, used = time.monotonic(), count.value, _cpu_seconds(receiver)
+    yield
+    objects = count.value - objects
+    cost = (_cpu_seconds(receiver) - used) / max(1, objects)
+    paces.append(Pace(objects / (time.monotonic() - began), cost))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -301,6 +344,7 @@ class _Memory:
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
+        self._stop.clear()
         thread = threading.Thread(target=self._sample)
         thread.start()
         try:
@@ -317,7 +361,8 @@ class _Memory:
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="two minutes instead of half an hour")
+    parser.add_argument("--quick", action="store_true", help="six minutes instead of half an hour")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--database", help="URL of an empty PostgreSQL database; else SQLite")
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--readers", type=int, default=200)
@@ -332,17 +377,27 @@ def main() -> None:
             readers=arguments.readers,
             boards=arguments.boards,
             think_seconds=arguments.think,
+            rounds=arguments.rounds,
             alone_seconds=20.0 if arguments.quick else 60.0,
-            beside_seconds=80.0 if arguments.quick else 1800.0,
+            beside_seconds=40.0 if arguments.quick else 300.0,
         )
-    seconds = outcome.answers.seconds
+    seconds, ratios = outcome.answers.seconds, outcome.ratios
+    rates = [pace.rate for pace in outcome.alone]
     table = Table(title=f"{arguments.readers} readers, {arguments.boards} live boards")
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in (
-        ("rate of receiving with readers to without", f"{outcome.ratio:.3f}"),
-        ("rate after to before", f"{outcome.after / outcome.before:.3f}"),
+        (
+            "rate of receiving with readers to without, median (least to most)",
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
+        ),
+        (
+            "processor time of receiving an object, with readers to without",
+            f"{outcome.cost_ratio:.3f}",
+        ),
+        ("objects a second without readers, median", f"{statistics.median(rates):.0f}"),
         ("pages", f"{len(seconds):,}"),
+        ("processor time of the web process for a page", f"{1000 * outcome.page_cost:.1f} ms"),
         ("a page, p50", f"{percentile(seconds, 0.5):.3f} s"),
         ("a page, p99", f"{outcome.p99:.3f} s"),
         ("events of a board, least", f"{min(outcome.answers.events, default=0):,}"),

@@ -133,14 +133,6 @@ def board_scope(
     return BoardScope(persons, machine, named)
 
 
-def board_tiles(
-    exams: Iterable[BoardExam], scope: BoardScope, views: Sequence[View]
-) -> list[BoardTile]:
-    """The tiles of the exams that the board shows; `views` are those that an exam should show."""
-    tiles = (board_tile(exam, scope, views) for exam in exams)
-    return [tile for tile in tiles if tile is not None]
-
-
 def board_tile(exam: BoardExam, scope: BoardScope, views: Sequence[View]) -> BoardTile | None:
     """The tile of the exam; None where this board does not show it."""
     if scope.machine is not None and scope.machine not in exam.contents.machines:

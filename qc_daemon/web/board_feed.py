@@ -14,6 +14,7 @@ from qc_daemon.observe import log
 from qc_daemon.operations.board import BoardExam, read_board
 from qc_daemon.records.clock import Clock
 from qc_daemon.settings import Settings
+from qc_daemon.web.board_tiles import TileCache
 
 _READ_SECONDS = 0.7
 _STALE_SECONDS = 10 * _READ_SECONDS
@@ -63,7 +64,7 @@ class Subscription:
 class BoardFeed:
     """The board of these settings; for use by many threads and one event loop.
 
-    `epoch` tells this process's versions from another's.
+    `epoch` tells this process's versions from another's; `tiles` are those that boards showed.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -74,6 +75,7 @@ class BoardFeed:
         self._reading = threading.Lock()
         self._wake = threading.Event()
         self._board = Board((), {}, 0, is_current=False)
+        self.tiles = TileCache()
         self._read_at: float | None = None
         self._subscriptions: set[Subscription] = set()
         self._thread: threading.Thread | None = None
@@ -158,6 +160,7 @@ class BoardFeed:
             with self._lock:
                 self._read_at = time.monotonic()
                 self._board = after
+            self.tiles.keep(exams)
 
 
 def _next_board(before: Board, exams: tuple[BoardExam, ...]) -> Board:

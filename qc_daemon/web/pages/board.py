@@ -4,6 +4,7 @@ screen on a wall that shows it without an account's session."""
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header, Query, Request
@@ -12,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
 from detector.anatomy import View
-from qc_daemon.operations.board import BoardScope, BoardTile, board_scope, board_tiles
+from qc_daemon.operations.board import BoardExam, BoardScope, board_scope, board_tile
 from qc_daemon.operations.principals import Principal
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import (
@@ -72,7 +73,7 @@ def board_page(
     }
     machines = sorted({each for exam in board.exams for each in exam.contents.machines})
     values = {
-        "tiles": [_tile_html(board_request, tile) for tile in _tiles(board_request, board)],
+        "tiles": list(_tiles(board_request, board).values()),
         "is_kiosk": board_request.is_kiosk,
         "machine": board_request.scope.machine or "",
         "machines": machines if board_request.scope.persons is None else [],
@@ -84,18 +85,29 @@ def board_page(
     return render(request, "board.html", principal, values)
 
 
-def _tiles(board_request: _BoardRequest, board: Board) -> list[BoardTile]:
-    views = [View(each) for each in context_of(board_request.request).settings.report.views]
-    return board_tiles(board.exams, board_request.scope, views)
-
-
-def _tile_html(board_request: _BoardRequest, tile: BoardTile) -> str:
-    text = tile_text(tile, language_of(board_request.request, board_request.principal))
+def _tiles(board_request: _BoardRequest, board: Board) -> dict[int, str]:
+    """The tiles that the board shows, by exam and in its order."""
+    context = context_of(board_request.request)
+    views = [View(each) for each in context.settings.report.views]
+    scope, principal = board_request.scope, board_request.principal
+    language = language_of(board_request.request, principal)
     # The page behind a tile shows an image's finding to who may see it.
-    sees_page = board_request.principal.may(Verb.SEE_ALL) or board_request.scope.persons is not None
+    sees_page = principal.may(Verb.SEE_ALL) or scope.persons is not None
     is_linked = sees_page and not board_request.is_kiosk
-    values = {"tile": tile, "text": text, "is_linked": is_linked}
-    return render_text(board_request.request, "board_tile.html", board_request.principal, values)
+
+    def html(exam: BoardExam) -> str | None:
+        tile = board_tile(exam, scope, views)
+        if tile is None:
+            return None
+        values = {"tile": tile, "text": tile_text(tile, language), "is_linked": is_linked}
+        return render_text(board_request.request, "board_tile.html", principal, values)
+
+    shown_as = (scope, language, is_linked)
+    tiles = {
+        exam.exam_id: context.board.tiles.tile(exam, shown_as, partial(html, exam))
+        for exam in board.exams
+    }
+    return {exam_id: tile for exam_id, tile in tiles.items() if tile is not None}
 
 
 @router.get("/board/events", response_class=EventSourceResponse)
@@ -164,10 +176,8 @@ def _change(board_request: _BoardRequest, board: Board, version: int) -> dict[st
     tiles = _tiles(board_request, board)
     changed = {exam.exam_id for exam in board.changed_since(version)}
     return {
-        "exams": [tile.exam.exam_id for tile in tiles],
-        "tiles": [
-            _tile_html(board_request, tile) for tile in tiles if tile.exam.exam_id in changed
-        ],
+        "exams": list(tiles),
+        "tiles": [tile for exam_id, tile in tiles.items() if exam_id in changed],
         "is_current": board.is_current,
     }
 
