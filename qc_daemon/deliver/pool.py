@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.c_store import StoreSCU
+from qc_daemon.deliver.fhir import FhirTransport
 from qc_daemon.deliver.folder import FolderTransport
 from qc_daemon.deliver.stow_rs import StowRS
 from qc_daemon.deliver.transport import Convert, Transport
@@ -28,6 +29,8 @@ def create_transport(
             return StowRS(destination)
         case "folder":
             return FolderTransport(destination)
+        case "fhir":
+            return FhirTransport(destination)
 
 
 @dataclass

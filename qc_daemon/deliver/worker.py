@@ -258,8 +258,10 @@ class DeliverHandler(JobHandler):
 
     def _replaces(self, job: Job) -> bool:
         """Whether the destination keeps one object for each SOP Instance UID, the last it was sent;
-        a folder has each content in a file of its own."""
-        return job.object_id is None and self._destinations[job.destination].kind != "folder"
+        a folder has each content in a file of its own. A FHIR server keeps one report of an
+        exam."""
+        kind = self._destinations[job.destination].kind
+        return kind == "fhir" or (job.object_id is None and kind != "folder")
 
     def _is_superseded(self, lease: Lease) -> bool:
         """Whether the destination has a later content of the job's image, which it would replace.
@@ -317,7 +319,7 @@ class DeliverHandler(JobHandler):
 
 def peer_of(destination: DestinationSettings) -> Peer:
     """A destination as the other side of a transfer."""
-    if destination.kind == "dicomweb":
+    if destination.kind in ("dicomweb", "fhir"):
         return Peer(destination.url or "", destination.url)
     if destination.kind == "folder":
         return Peer(f"file://{destination.folder}")

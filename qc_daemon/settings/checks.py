@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from qc_daemon.settings.service import Settings
 
 
+# Kinds of destination that are called by HTTP.
+_WEB = ("dicomweb", "fhir")
+
+
 def find_problems(settings: "Settings") -> Iterator[str]:
     """What is wrong although each value by itself is not."""
     names = [destination.name for destination in settings.destination]
@@ -25,6 +29,10 @@ def find_problems(settings: "Settings") -> Iterator[str]:
                 " or name it in a rule's to"
             )
     yield from _rule_problems(settings.rule, names)
+    fhir = {each.name for each in settings.destination if each.kind == "fhir"}
+    for rule in settings.rule:
+        if fhir & set(rule.to) and set(rule.objects) - {"sr"}:
+            yield f"rule {rule.name}: {min(fhir & set(rule.to))} takes reports (sr) only"
     yield from _certificate_problems(settings.receive)
     yield from _digest_problems(settings)
 
@@ -55,13 +63,15 @@ def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
         yield f"{name}: kind folder needs folder = PATH"
     if kind != "folder" and destination.layout != "flat":
         yield f"{name}: layout needs kind folder; remove layout or change kind"
-    if kind == "dicomweb" and destination.url is None:
-        yield f'{name}: kind dicomweb needs url = "https://..."'
+    if kind in _WEB and destination.url is None:
+        yield f'{name}: kind {kind} needs url = "https://..."'
+    if kind == "fhir" and set(destination.objects) - {"sr"}:
+        yield f'{name}: kind fhir takes reports only; set objects = ["sr"]'
     if kind != "dicom" and destination.commitment == "required":
         yield f"{name}: commitment required needs kind dicom; leave commitment away"
     web_keys = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
-    if kind != "dicomweb" and web_keys:
-        yield f"{name}: {web_keys[0]} needs kind dicomweb; remove it or fix kind"
+    if kind not in _WEB and web_keys:
+        yield f"{name}: {web_keys[0]} needs kind dicomweb or fhir; remove it or fix kind"
     if kind != "dicomweb" and destination.retrieve:
         yield f"{name}: retrieve needs kind dicomweb; remove it"
     if (destination.user is None) != (destination.password is None):
@@ -69,7 +79,7 @@ def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
     if destination.token is not None and destination.user is not None:
         yield f"{name}: token and user exclude each other; remove one"
     secure = (destination.url or "").startswith("https:")
-    if kind == "dicomweb" and destination.tls is not None and not secure:
+    if kind in _WEB and destination.tls is not None and not secure:
         yield f"{name}: tls needs a url with https"
 
 

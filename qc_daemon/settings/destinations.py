@@ -1,9 +1,9 @@
 """Where objects go (`[[destination]]`, `[[rule]]`)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from detector.anatomy import View
 from qc_daemon.settings.section import (
@@ -27,28 +27,31 @@ Objects = Annotated[list[DeliveredKind], BeforeValidator(as_list)]
 
 
 class DestinationSettings(Section):
-    """Where originals and results go: `dicom` by C-STORE, `dicomweb` by STOW-RS, or into a folder.
+    """Where originals and results go: `dicom` by C-STORE, `dicomweb` by STOW-RS, into a folder, or
+    reports to a server of FHIR R4 (`fhir`), as DiagnosticReport and Observation.
 
-    `token` (Bearer) or `user` with `password` say who we are to a DICOMweb service; the secrets
-    themselves stand in the environment or in a file, read anew each time.
+    `token` (Bearer) or `user` with `password` say who we are to a DICOMweb or FHIR service; the
+    secrets themselves stand in the environment or in a file, read anew each time.
     """
 
     name: Name = Field(description="what rules, commands and metrics call it")
-    kind: Literal["dicom", "dicomweb", "folder"] = Field(
+    kind: Literal["dicom", "dicomweb", "folder", "fhir"] = Field(
         default="dicom", description="how objects reach it"
     )
     ae_title: AETitle = Field(default="PACS", description="AE title that we call (dicom)")
     host: str = Field(default="127.0.0.1", description="its address (dicom)")
     port: Port = Field(default=104, description="its port (dicom)")
     url: WebAddress | None = Field(
-        default=None, description="of the DICOMweb service, without /studies"
+        default=None, description="of the DICOMweb service, without /studies; of the FHIR server"
     )
     token: Secret | None = Field(
-        default=None, description="`env:NAME` or `file:PATH` of a Bearer token (dicomweb)"
+        default=None, description="`env:NAME` or `file:PATH` of a Bearer token (dicomweb, fhir)"
     )
-    user: User | None = Field(default=None, description="user name (dicomweb), with `password`")
+    user: User | None = Field(
+        default=None, description="user name (dicomweb, fhir), with `password`"
+    )
     password: Secret | None = Field(
-        default=None, description="`env:NAME` or `file:PATH` of the password (dicomweb)"
+        default=None, description="`env:NAME` or `file:PATH` of the password (dicomweb, fhir)"
     )
     retrieve: bool = Field(
         default=False,
@@ -64,7 +67,8 @@ class DestinationSettings(Section):
     )
     objects: Objects = Field(
         default=["sr", "overlay"],
-        description="what goes there where no rule decides; empty only where a rule names it",
+        description="what goes there where no rule decides; empty only where a rule names it;"
+        " fhir takes sr and nothing else",
     )
     tls: ClientTLSSettings | None = Field(default=None, description="TLS towards it; none without")
     timeout: float = Field(
@@ -87,6 +91,13 @@ class DestinationSettings(Section):
     objects_per_minute: float | None = Field(
         default=None, gt=0, le=1e6, description="at most, of one process; no limit without"
     )
+
+    @model_validator(mode="after")
+    def _takes_reports(self) -> Self:
+        """What is no DICOM object's receiver takes the report by default."""
+        if self.kind == "fhir" and "objects" not in self.model_fields_set:
+            self.objects = ["sr"]
+        return self
 
 
 class RuleSettings(Section):

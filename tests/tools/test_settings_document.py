@@ -34,7 +34,7 @@ def test_types_defaults_and_ranges_are_the_settings() -> None:
         "| `threads` | whole number | `0` | at least 0, at most 1,024 |",
         "| `keep_pixels_days` | whole number or `forever` | `400` | at least 0, at most 36,500 |",
         "| `port` | whole number | none | at least 1, at most 65,535 |",
-        '| `kind` | `dicom` or `dicomweb` or `folder` | `"dicom"` |',
+        '| `kind` | `dicom` or `dicomweb` or `folder` or `fhir` | `"dicom"` |',
         "| `name` | text | *needed* |",
     ):
         assert any(each.startswith(row) for each in rows), row

@@ -64,6 +64,8 @@ def _ask_destination(settings: Settings, destination: DestinationSettings) -> st
         return f"{require_writable(destination.folder)} is writable"
     if destination.kind == "dicomweb":
         return _check_dicomweb(destination)
+    if destination.kind == "fhir":
+        return _check_fhir(destination)
     _echo(destination, settings.receive.ae_title, 10)
     return f"{destination.ae_title} answers C-ECHO"
 
@@ -101,6 +103,32 @@ def _check_dicomweb(destination: DestinationSettings) -> str:
     secret = destination.token or destination.user
     plain = secret is not None and (destination.url or "").startswith("http:")
     return f"{summary}; credentials go there in the clear, use https" if plain else summary
+
+
+def _check_fhir(destination: DestinationSettings) -> str:
+    """Ask what the server can (its capability statement); nothing is stored."""
+    timeout = min(10.0, destination.timeout)
+    with dicomweb.session(destination) as session:
+        try:
+            answer = session.get(
+                f"{destination.url}/metadata",
+                headers={"Accept": "application/fhir+json"},
+                timeout=timeout,
+                allow_redirects=False,
+            )
+            version = str(answer.json().get("fhirVersion", "")) if answer.ok else ""
+        except requests.RequestException as error:
+            raise OSError(
+                0, f"{destination.url} cannot be reached: {dicomweb.describe_failure(error)}"
+            ) from error
+        except (ValueError, AttributeError) as error:
+            raise OSError(0, f"{destination.url} is no FHIR server") from error
+    if not answer.ok:
+        status = answer.status_code
+        raise OSError(0, f"{destination.url} answers HTTP {status}, {http_words(status)}")
+    if not version.startswith("4."):
+        raise OSError(0, f"{destination.url} is of FHIR {version[:16] or '?'}, and not of R4 (4.0)")
+    return f"{destination.url} is a server of FHIR {version}"
 
 
 def _describe_status(error: requests.HTTPError) -> str:

@@ -512,7 +512,8 @@ def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
 
 
 def is_superseded(session: Session, job: Job) -> bool:
-    """Whether the destination has a later content of the image that the job is to send."""
+    """Whether the destination has a later content of the image that the job is to send, or of a
+    report object a later report's: ask of one that keeps the last only."""
     return _delivered_later(session, job) is not None
 
 
@@ -547,9 +548,21 @@ def supersede_earlier(session: Session, job: Job, now: datetime) -> int:
 
 
 def _delivered_later(session: Session, job: Job) -> int | None:
-    """The last revision of the image that the destination has, if later than the job's."""
-    if job.kind is not JobKind.DELIVER or job.revision_id is None:
+    """The last revision of the image, or of the exam's report, that the destination has, if later
+    than the job's."""
+    if job.kind is not JobKind.DELIVER:
         return None
+    if job.object_id is not None:
+        return session.execute(
+            select(func.max(JobRow.revision)).where(
+                JobRow.kind == job.kind,
+                JobRow.exam_id == job.exam_id,
+                JobRow.object_id.is_not(None),
+                JobRow.destination == job.destination,
+                JobRow.revision > job.revision,
+                JobRow.state.in_((JobState.SENT, JobState.DONE)),
+            )
+        ).scalar_one()
     return session.execute(
         select(func.max(JobRow.revision)).where(
             JobRow.kind == job.kind,
