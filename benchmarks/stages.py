@@ -2,7 +2,8 @@
 
     make bench        or        .venv/bin/python benchmarks/stages.py [--repeat 3]
 
-With `--bundle default --bundle FOLDER` the stages of several bundles, image by image in turn.
+With `--bundle default --bundle FOLDER`, or `--runtime torch --runtime openvino`, the stages of
+several, image by image in turn.
 
 Figures are of this machine at this moment; docs/benchmarks.md says on which ours were taken.
 """
@@ -28,7 +29,10 @@ from rich.table import Table
 from detector.letterbox import crop
 from model.bundle.bundle import Bundle
 from model.criteria import checks
+from model.describer.lexicon import NOTHING, Wording
 from model.judge import Judge
+from model.runtime.runtime import AUTO
+from model.runtime.runtime import NAMES as RUNTIMES
 from qc_daemon.cli.demo import (
     run_service,
     run_storage_scp,
@@ -52,9 +56,14 @@ def main() -> None:
     arguments.add_argument(
         "--bundle", action="append", help="name or folder, repeatable; without it the default one"
     )
+    arguments.add_argument(
+        "--runtime", action="append", choices=RUNTIMES, help="repeatable; without it auto"
+    )
     options = arguments.parse_args()
     judges = {
-        name: Judge.open(Bundle.open(name), device="cpu") for name in options.bundle or ["default"]
+        f"{name}, {runtime}": Judge.open(Bundle.open(name), device="cpu", runtime=runtime)
+        for name in options.bundle or ["default"]
+        for runtime in options.runtime or [AUTO]
     }
     console = Console()
     threads = torch.get_num_threads()
@@ -102,7 +111,9 @@ def time_image(
     with timed("detect"):
         detections = judge.detector.detect([pixels])
     with timed("describe"):
-        words = judge.describer.describe_batch(detections, size)
+        # As of a picture whose structures lie like no earlier one's.
+        mentions = judge.describer.mentions_that_fit(detections[0], *size[0], Wording.GROUPED)
+        words = judge.describer.write([mentions], Wording.GROUPED) if mentions else [NOTHING]
     with timed("SpatialCLIP"):
         run_spatialclip(judge, pixels, words, detections, size)
     findings = judge_frames([frame], judge, **uids(path))

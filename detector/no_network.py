@@ -1,12 +1,13 @@
 """Switches off the network access of our libraries; it must run before they are imported.
 
 Read at import by ultralytics (online check by DNS, analytics, crash reports, package installs,
-`eval` of model files) and by huggingface_hub (downloads, telemetry).
+`eval` of model files), by huggingface_hub (downloads, telemetry) and by openvino (telemetry).
 """
 
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from types import ModuleType
 
@@ -52,6 +53,16 @@ def ultralytics_tasks() -> ModuleType:
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
     return tasks  # type: ignore[no-any-return]
+
+
+def openvino_module() -> ModuleType:
+    """The module `openvino`, imported so that it reports nothing to its maker."""
+    quiet()
+    # None stands for a module that cannot be imported; openvino then does without.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino  # type: ignore[no-any-return]
 
 
 def _remove(folder: str, owner: int) -> None:

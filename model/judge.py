@@ -41,6 +41,7 @@ from model.outlier import OutlierModel, detector_evidence, is_coloured_everywher
 from model.parts.opinion import Opinion
 from model.parts.part import Part
 from model.reasons import judge_criteria, weightiest
+from model.runtime.runtime import TORCH, cache_folder, choose_runtime
 from model.site.use import SiteUse
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
@@ -150,19 +151,25 @@ class Judge:
         augment: int = 0,
         backbone: Part | None = None,
         opinion_parts: Mapping[str, Part] | None = None,
+        runtime: str = TORCH,
     ) -> "Judge":
-        """Load all that a verified bundle has onto a device (see `choose_device`).
+        """Load all that a verified bundle has onto a device (see `choose_device`), its detector and
+        image tower run by a runtime (see `choose_runtime`).
 
         `backbone`: the CLIP of a SpatialCLIP that was stored without it. `opinion_parts`: the part
         to ask, by role.
 
-        Raises QCError on a part or a device that cannot be used, UsageError on no device's name.
+        Raises QCError on a part, a device or a runtime that cannot be used, UsageError on a name
+        that is none.
         """
         torch_device = choose_device(device)
-        spatialclip = bundle.spatialclip(torch_device, backbone)
+        detector = bundle.detector(torch_device)
+        spatialclip = bundle.spatialclip(torch_device, backbone).eval()
+        chosen = choose_runtime(runtime, torch_device, cache_folder())
+        chosen.compile_networks(detector, spatialclip)
         return cls(
             bundle.id,
-            bundle.detector(torch_device),
+            detector,
             bundle.describer(),
             spatialclip,
             bundle.preprocessor(),

@@ -32,6 +32,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+# Networks that openvino has converted are kept from run to run, and not in a user's own cache.
+os.environ.setdefault("CACHE_DIRECTORY", str(ROOT / ".pytest_cache" / "qc-daemon"))
+
+
 def pytest_sessionstart() -> None:
     """Importing seven thousand tests makes a million objects that stay: looking through them again
     and again costs every process of the tests seconds."""

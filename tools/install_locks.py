@@ -25,6 +25,7 @@ MODELS = (
     "transformers",
     "timm",
     "tokenizers",
+    "openvino",
     "tensorboard",
 )
 """What the networks run on; nothing but the role `work` loads any of it."""

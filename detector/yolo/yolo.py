@@ -1,7 +1,7 @@
 """The anatomy detector: an ultralytics YOLO stored as yaml and safetensors, never as a pickle."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +50,8 @@ class YoloDetector:
         of both are merged.
         """
         self.network = network.eval()
+        self.device = next(network.parameters()).device
+        self.has_final_boxes = bool(getattr(network, "end2end", False))
         self.labels = tuple(labels)
         self.size = size
         self.confidence = confidence
@@ -83,6 +85,19 @@ class YoloDetector:
         network.fuse(verbose=False)  # type: ignore[operator]
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, labels, size, confidence, mirrored)
+
+    def compile_network(
+        self, compile_for_pictures: Callable[[nn.Module, Tensor], nn.Module]
+    ) -> None:
+        """Let the network be run by what `compile_for_pictures` makes of it and an example.
+
+        It must take pictures of any size that is a multiple of STRIDE, in any number.
+        """
+        head = self.network.model[-1]  # type: ignore[index]
+        # Else its anchors are kept from picture to picture, and a trace has those of the example.
+        head.dynamic = True  # type: ignore[union-attr]
+        example = torch.zeros(1, 3, self.size, self.size, device=self.device)
+        self.network = compile_for_pictures(self.network, example)
 
     @torch.inference_mode()
     def detect(
@@ -128,14 +143,13 @@ class YoloDetector:
         `batch` is (B, S, S, 3); the network sees its part `window` (left, top, right, bottom).
         """
         left, top, right, bottom = window
-        device = next(self.network.parameters()).device
         inner = np.ascontiguousarray(batch[:, top:bottom, left:right])
-        pixels = torch.from_numpy(inner).to(device).permute(0, 3, 1, 2).float().div_(255)
+        pixels = torch.from_numpy(inner).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         output = self.network(pixels.contiguous(memory_format=torch.channels_last))
         output = output[0] if isinstance(output, (tuple, list)) else output
         best, scores = (
             _best_of_final(output, len(self.labels))
-            if getattr(self.network, "end2end", False)
+            if self.has_final_boxes
             else _best_of_anchors(output)
         )
         offset = np.array([left, top, left, top], float)

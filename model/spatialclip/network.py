@@ -3,7 +3,7 @@
 After the description of SpatialCLIP; parts carry its names so that its checkpoints load.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -180,6 +180,7 @@ class TriModalClip(nn.Module):
             else None
         )
         self.logit_scale = nn.Parameter(self.clip_model.logit_scale.detach().clone())
+        self._compiled_image_network: nn.Module | None = None
 
     @property
     def stem(self) -> HybridEmbed | None:
@@ -192,9 +193,24 @@ class TriModalClip(nn.Module):
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W), CLIP-normalised -> (B, d) of unit length."""
+        # A compiled network has no gradients.
+        compiled = None if torch.is_grad_enabled() else self._compiled_image_network
         if self.stem is None:
-            return self.encode_features(pixel_values)
-        return self.encode_features(self.stem.forward_features(pixel_values))
+            return (
+                self.encode_features(pixel_values) if compiled is None else compiled(pixel_values)
+            )
+        features = self.stem.forward_features if compiled is None else compiled
+        return self.encode_features(features(pixel_values))
+
+    def compile_image_network(
+        self, compile_for_pictures: Callable[[nn.Module, Tensor], nn.Module]
+    ) -> None:
+        """Let the part of `encode_image` that costs most be run by what `compile_for_pictures`
+        makes of it and an example: the stem's networks, or all of it where there is no stem."""
+        size = self.clip_model.config.vision_config.image_size
+        example = torch.zeros(1, 3, size, size, device=self.logit_scale.device)
+        network = _ImageEncoder(self) if self.stem is None else _StemNetworks(self.stem)
+        self._compiled_image_network = compile_for_pictures(network, example)
 
     def encode_features(self, features: Tensor) -> Tensor:
         """The stem's features (B, C, h, w), pictures where there is no stem -> (B, d) of unit
@@ -221,6 +237,31 @@ class TriModalClip(nn.Module):
         rows = torch.arange(len(input_ids), device=input_ids.device)
         pooled = hidden.last_hidden_state[rows, last]
         return normalize(clip.text_projection(pooled), dim=-1)
+
+
+class _ImageEncoder(nn.Module):
+    """CLIP's image encoder without its text, whose weights decide nothing here."""
+
+    def __init__(self, network: TriModalClip) -> None:
+        super().__init__()
+        self.vision = network.clip_model.vision_model
+        self.projection = network.clip_model.visual_projection
+        self._encode = network.encode_features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self._encode(pixel_values)
+
+
+class _StemNetworks(nn.Module):
+    """A stem without the projection behind its networks."""
+
+    def __init__(self, stem: HybridEmbed) -> None:
+        super().__init__()
+        self.networks = stem.networks
+        self._forward = stem.forward_features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self._forward(pixel_values)
 
 
 class PooledProjection(nn.Module):

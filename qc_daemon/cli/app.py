@@ -197,6 +197,9 @@ def score(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N; else what score.device says.")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="auto, torch or openvino; else what score.runtime says.")
+    ] = None,
     sr: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for an SR of each DICOM file.")
     ] = None,
@@ -232,6 +235,7 @@ def score(
     settings = load(config)
     settings.score.bundle = bundle or settings.score.bundle
     settings.score.device = device or settings.score.device
+    settings.score.runtime = runtime or settings.score.runtime
     record = None if site is None else read_record(site)
     opened = Bundle.open(settings.score.bundle)
     from qc_daemon.operations.results import (

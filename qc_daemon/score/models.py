@@ -68,4 +68,6 @@ def open_judge(bundle: Bundle, settings: ScoreSettings, *, needs_parts: bool = T
     bundle that is active now. Raises QCError as `Judge.open` and `named_parts`.
     """
     backbone, opinion_parts = named_parts(bundle, settings, needs_parts=needs_parts)
-    return Judge.open(bundle, settings.device, settings.augment, backbone, opinion_parts)
+    return Judge.open(
+        bundle, settings.device, settings.augment, backbone, opinion_parts, settings.runtime
+    )

@@ -6,7 +6,14 @@ from pydantic import AfterValidator, Field
 
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
+from model.runtime.runtime import NAMES as RUNTIME_NAMES
 from qc_daemon.settings.section import DAY_SECONDS, PartName, Section
+
+
+def _runtime(value: str) -> str:
+    if value not in RUNTIME_NAMES:
+        raise ValueError(f"a runtime is {', '.join(RUNTIME_NAMES)}")
+    return value
 
 
 def _device(value: str) -> str:
@@ -37,6 +44,11 @@ class ScoreSettings(Section):
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description=f"{DEVICE_NAMES}; auto: a GPU where there is one"
+    )
+    runtime: Annotated[str, AfterValidator(_runtime)] = Field(
+        default="auto",
+        description="what runs detector and image tower; auto: openvino, which is faster, on a CPU,"
+        " else torch, the reference",
     )
     threads: int = Field(
         default=0, ge=0, le=1024, description="threads of the models; 0: one per core"

@@ -46,8 +46,8 @@ def check_sites(settings: Settings) -> str:
 
 
 def check_device(settings: Settings) -> str:
-    """The device that the networks run on; where their libraries are not installed, whether
-    anything here needs them.
+    """The device that the networks run on, and what runs them; where their libraries are not
+    installed, whether anything here needs them.
 
     A host that only receives, delivers or shows pages is installed without them.
     """
@@ -63,5 +63,8 @@ def check_device(settings: Settings) -> str:
         return "none: the models' libraries are not installed, this host does not score"
     # Imports torch.
     from model.device import choose_device
+    from model.runtime.runtime import choose_runtime
 
-    return f"{settings.score.device}: {choose_device(settings.score.device)}"
+    device = choose_device(settings.score.device)
+    runtime = choose_runtime(settings.score.runtime, device)
+    return f"{settings.score.device}: {device}; {settings.score.runtime}: {runtime.facts}"

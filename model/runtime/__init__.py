@@ -1,0 +1,1 @@
+"""How the networks run: by PyTorch as they are, or compiled for this machine."""

@@ -1,0 +1,175 @@
+"""Networks compiled by OpenVINO for this CPU, in full precision.
+
+Conversion traces the PyTorch network, which takes seconds; its result is kept in a cache, by the
+hash of the network's weights, and read again where its bytes are still what was written.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detector.errors import ErrorCode, QCError
+from detector.no_network import openvino_module
+from detector.yolo.yolo import YoloDetector
+from model.spatialclip.network import SpatialClip
+
+openvino: Any = openvino_module()
+
+CONVERSION_VERSION = 1
+"""Raise this when this module converts the same network otherwise: caches are then made anew."""
+_NETWORK, _HASHES = "network.xml", "hashes.json"
+_FILES = (_NETWORK, "network.bin")
+_LOG = logging.getLogger(__name__)
+
+
+class CompiledNetwork(nn.Module):
+    """Stands for a network of one input and one output; it has no parameters and no gradients."""
+
+    def __init__(self, compiled: Any) -> None:
+        super().__init__()
+        self._compiled = compiled
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The network's output for (B, C, H, W) float32 on the CPU."""
+        outputs = self._compiled(pictures.contiguous().numpy(), share_inputs=True)
+        return torch.from_numpy(outputs[0])
+
+
+class OpenVinoRuntime:
+    """OpenVINO on the CPU, float32: sums are in another order than PyTorch's, nothing else."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        """Without `cache` every process converts anew."""
+        self._cache = cache
+        self._core = openvino.Core()
+
+    @property
+    def facts(self) -> str:
+        return f"openvino {openvino.__version__}, float32"
+
+    def compile_networks(self, detector: YoloDetector, spatialclip: SpatialClip) -> None:
+        """As `Runtime` says."""
+        detector.compile_network(partial(self.compile, any_size=True))
+        spatialclip.trimodal_clip.compile_image_network(self.compile)
+
+    def compile(self, network: nn.Module, example: Tensor, *, any_size: bool = False) -> nn.Module:
+        """What gives the network's output for pictures like `example` (B, C, H, W) float32, of any
+        batch size, and with `any_size` of any height and width that the network takes.
+
+        Raises QCError DEVICE_UNAVAILABLE where OpenVINO cannot convert or compile it.
+        """
+        sides = [-1, -1] if any_size else list(example.shape[2:])
+        shape = [-1, example.shape[1], *sides]
+        try:
+            converted = self._read(network, shape)
+            if converted is None:
+                converted = self._convert(network, example, shape)
+            compiled = self._core.compile_model(
+                converted,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                },
+            )
+        except (RuntimeError, OSError) as error:
+            # OpenVINO's own errors are RuntimeErrors; what cannot be cached, an OSError.
+            raise QCError(
+                ErrorCode.DEVICE_UNAVAILABLE,
+                f"openvino cannot compile a network here ({_first_line(error)}); set the runtime"
+                " (score.runtime, --runtime) to torch",
+            ) from error
+        return CompiledNetwork(compiled)
+
+    def _convert(self, network: nn.Module, example: Tensor, shape: list[int]) -> Any:
+        with torch.inference_mode(), warnings.catch_warnings():
+            # A trace holds for its example only, says torch; the tests try other pictures.
+            warnings.simplefilter("ignore")
+            converted = openvino.convert_model(_FirstOutput(network).eval(), example_input=example)
+        converted.reshape(shape)
+        if self._cache is not None:
+            self._write(self._cache / _key(network, shape), converted)
+        return converted
+
+    def _read(self, network: nn.Module, shape: list[int]) -> Any | None:
+        """The converted network from the cache; None if it is absent or not as it was written."""
+        if self._cache is None:
+            return None
+        folder = self._cache / _key(network, shape)
+        try:
+            hashes = json.loads((folder / _HASHES).read_text(encoding="utf-8"))
+            if not isinstance(hashes, Mapping) or any(
+                hashes.get(name) != _hash_file(folder / name) for name in _FILES
+            ):
+                raise ValueError("its files differ from what was written")
+            return self._core.read_model(folder / _NETWORK)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RuntimeError) as error:
+            _LOG.warning("a compiled network is made anew: %s", _first_line(error))
+            return None
+
+    def _write(self, target: Path, converted: Any) -> None:
+        """Put the converted network into the cache, whole or not at all."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
+        except OSError as error:
+            _LOG.warning("compiled networks are not kept: %s", _first_line(error))
+            return
+        try:
+            openvino.save_model(converted, made / _NETWORK, compress_to_fp16=False)
+            hashes = {name: _hash_file(made / name) for name in _FILES}
+            (made / _HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            made.replace(target)
+        except (OSError, RuntimeError) as error:
+            # Another process may have written the same network; else it is made anew next time.
+            _LOG.warning("a compiled network is not kept: %s", _first_line(error))
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+class _FirstOutput(nn.Module):
+    """A network whose output may be a tuple, of which the first part counts."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        output = self.network(pictures)
+        first: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+        return first
+
+
+def _key(network: nn.Module, shape: list[int]) -> str:
+    """What decides the converted network: its layers, its weights, and who converts it."""
+    facts = (CONVERSION_VERSION, openvino.__version__, torch.__version__, shape)
+    digest = hashlib.sha256(repr(facts).encode())
+    digest.update(repr(network).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

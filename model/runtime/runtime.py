@@ -1,0 +1,86 @@
+"""Chooses how the networks run, by a name in settings and on command lines.
+
+`torch` runs them as they are and is the reference; `openvino` compiles them for this CPU. `auto`
+takes `openvino` where it is installed and the networks run on the CPU, else `torch`.
+"""
+
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+
+if TYPE_CHECKING:
+    import torch
+
+    from detector.yolo.yolo import YoloDetector
+    from model.spatialclip.network import SpatialClip
+
+AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
+NAMES = (AUTO, TORCH, OPENVINO)
+
+
+class Runtime(Protocol):
+    """Runs the networks that cost most of a picture's time."""
+
+    @property
+    def facts(self) -> str:
+        """Its name, version and precision, as people read them."""
+
+    def compile_networks(self, detector: "YoloDetector", spatialclip: "SpatialClip") -> None:
+        """Have the detector and SpatialCLIP's image tower run by it from now on.
+
+        Raises QCError DEVICE_UNAVAILABLE where it cannot.
+        """
+
+
+class TorchRuntime:
+    """The reference: networks run as they are, on whatever device they are on."""
+
+    @property
+    def facts(self) -> str:
+        return f"torch {version('torch')}, float32"
+
+    def compile_networks(self, detector: "YoloDetector", spatialclip: "SpatialClip") -> None:
+        """Nothing is changed."""
+
+
+def cache_folder() -> Path:
+    """Where compiled networks are kept: the cache folder of a service of systemd
+    (systemd.exec(5)), else the user's (XDG Base Directory Specification)."""
+    of_service = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    if of_service:
+        return Path(of_service) / "networks"
+    of_user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(of_user).expanduser() / "qc-daemon" / "networks"
+
+
+def choose_runtime(name: str, device: "torch.device", cache: Path | None = None) -> Runtime:
+    """The runtime of this name for networks on the device; converted ones are kept in `cache`, if
+    one is given.
+
+    Raises UsageError for a name that is none, QCError DEVICE_UNAVAILABLE for a runtime that is not
+    installed or does not run on that device.
+    """
+    if name not in NAMES:
+        raise UsageError(f"there is no runtime {name[:40]}; give {', '.join(NAMES)}")
+    is_installed = find_spec("openvino") is not None
+    if name == TORCH or (name == AUTO and (device.type != "cpu" or not is_installed)):
+        return TorchRuntime()
+    if device.type != "cpu":
+        raise _unavailable(f"openvino runs on CPUs, and the device is {device}")
+    if not is_installed:
+        raise _unavailable("openvino is not installed: pip install 'qc-daemon[openvino]'")
+    from model.runtime.openvino_cpu import OpenVinoRuntime
+
+    return OpenVinoRuntime(cache)
+
+
+def _unavailable(problem: str) -> QCError:
+    return QCError(
+        ErrorCode.DEVICE_UNAVAILABLE,
+        f"{problem}; or set the runtime (score.runtime, --runtime) to auto or torch",
+    )
