@@ -1,5 +1,6 @@
 """Words and numbers of one language, for pages that are made of many small texts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from gettext import NullTranslations
 
@@ -53,6 +54,11 @@ class Wording:
     def interval(self, low: float, high: float) -> str:
         """Two shares as `71–92 %`."""
         return f"{self.decimal(100 * low, 0)}–{self.percent(high)}"
+
+    def join_pairs(self, pairs: Iterable[tuple[str, str]]) -> str:
+        """What, and its value, as `name: value; name: value`."""
+        colon, semicolon = ("：", "；") if self.language == CHINESE else (": ", "; ")
+        return semicolon.join(f"{name}{colon}{value}" for name, value in pairs)
 
     def join(self, parts: list[str]) -> str:
         """The parts as a list within a sentence."""

@@ -191,7 +191,7 @@ def _case_mix(composer: Composer) -> Iterator[Block]:
 def _power(composer: Composer) -> Iterator[Block]:
     w = composer.w
     parts = [
-        f"{composer.title(m)}: {w.chance(m.power)}"
+        (composer.title(m), w.chance(m.power))
         for m in composer.subject.measures
         if m.power is not None
         and m.is_judged
@@ -203,7 +203,7 @@ def _power(composer: Composer) -> Iterator[Block]:
                 "Power: a true share {points} points worse than the benchmark would be called in"
                 " so many of all periods with as many pictures as this one: {parts}. In the"
                 " others it passes."
-            ).format(points=round(100 * _POWER_DIFFERENCE), parts="; ".join(parts)),
+            ).format(points=round(100 * _POWER_DIFFERENCE), parts=w.join_pairs(parts)),
             is_small=True,
         )
 
