@@ -47,6 +47,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/faults/test_bundle_activated.py": (*_FAULTS, "qc_daemon/operations/bundles.py"),
     "tests/faults/test_clock.py": (*_RECEIVED, *_QUEUE, "qc_daemon/records/clock.py"),
     "tests/faults/test_kill.py": _FAULTS,
+    "tests/interop/test_canary_files.py": (
+        *("qc_daemon/observe/", "qc_daemon/backup/", "qc_daemon/operations/support.py"),
+        *("qc_daemon/audit_trail/", "qc_daemon/service/", "qc_daemon/deliver/folder.py"),
+    ),
     "tests/interop/test_commitment_by_orthanc.py": (
         *("qc_daemon/deliver/", "qc_daemon/records/commitment/", "qc_daemon/records/queue/"),
     ),
