@@ -286,10 +286,10 @@ def _subject(audit: AuditFacts, kind: str, id: str) -> Subject | None:
         return audit.subject(kind, id)
     site = next((s for s in audit.subjects if s.kind == SITE and fold(s.id) == id), None)
     if site is None:
-        site_ids = ", ".join(sorted(s.id for s in audit.subjects if s.kind == SITE)) or "none"
+        names = sorted(s.name or s.id for s in audit.subjects if s.kind == SITE) or ["none"]
         raise QCError(
             ErrorCode.STORAGE,
-            f"the audit of {audit.day.isoformat()} has no such site; it has: {site_ids}",
+            f"the audit of {audit.day.isoformat()} has no such site; it has: {', '.join(names)}",
         )
     return site
 

@@ -207,7 +207,7 @@ def test_the_report_of_an_exam(audited: AuditedExam) -> None:
     [
         ({"person": "nobody"}, "there is no person nobody; see person list"),
         ({"device": "d0"}, "there is no device d0; see device list"),
-        ({"site": "Elsewhere"}, "the audit of 2026-06-28 has no such site; it has: st mary"),
+        ({"site": "Elsewhere"}, "the audit of 2026-06-28 has no such site; it has: St. Mary"),
         ({"exam": "99"}, "there is no exam 99; see exam list"),
     ],
 )
