@@ -8,7 +8,8 @@ page and list is asked as a person and a program ask it, in this process. A time
 whole answer (question, rows, template) in milliseconds: median (p95); CPU is what this process and
 PostgreSQL's used for one answer, which other programs on the machine do not change much. Queries
 are the statements of one answer. The last lines are of a browser (Chromium, where it is installed):
-the first contentful paint of pages, by its own clock, with an empty cache.
+the first contentful paint of pages, by its own clock, with an empty cache, and that of a page of
+one word that needs no server: the difference is ours, the rest is browser and machine.
 """
 
 import argparse
@@ -205,6 +206,7 @@ def cpu_seconds() -> float:
     return time.process_time() + servers
 
 
+_BARE = "a page of one word, from nowhere"
 PAINTED = ("worklist", "exams", "an exam", "live board", "persons")
 
 
@@ -216,6 +218,10 @@ def paints(app: FastAPI, settings: Settings, repeat: int) -> dict[str, list[floa
         for name in PAINTED:
             for _ in range(repeat):
                 with person(browser, origin) as reader:
+                    # What the browser itself takes on this machine, with nothing to fetch.
+                    reader.page.goto("data:text/html,<!doctype html><title>page</title><p>page")
+                    bare = reader.page.evaluate(_FIRST_PAINT)
+                    times.setdefault(_BARE, []).append(bare)
                     # What was imported has no picture.
                     reader.expected = ("404",)
                     page = reader.log_in(_EVERYTHING, questions()[name])
