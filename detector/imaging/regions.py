@@ -21,6 +21,8 @@ _CENTIMETRE = 3
 
 _MIN_SIDE = 16
 """A region with a side below this many pixels shows no anatomy (grey bars are narrower)."""
+_NOISE = 4
+"""Grey levels up to which lossy compression moves a background; dark tissue is not far above it."""
 _PIECE = 0.05
 """A piece of content smaller than this part of the largest is a mark."""
 _MOST = 0.75
@@ -74,7 +76,7 @@ def estimated_region(pixels: Pixels) -> Region:
     grey = cv2.max(cv2.max(red, green), blue)
     border = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
     background = int(np.bincount(border, minlength=256).argmax())
-    differs = (np.abs(np.arange(256) - background) > 12).astype(np.uint8)
+    differs = (np.abs(np.arange(256) - background) > _NOISE).astype(np.uint8)
     content = differs[grey]
     side = max(3, min(rows, columns) // 20)
     joined = cv2.morphologyEx(content, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))

@@ -15,7 +15,7 @@ from detector.yolo.yolo import YoloDetector
 from training.data.samples import Sample
 from training.evaluation.metrics.detection import Matches, match_boxes
 
-REGION_VERSION = 1
+REGION_VERSION = 2
 """Raise this when `read_region` gives other pixels or boxes for the same sample: when this module
 or `detector.imaging.regions` computes otherwise. Cached samples are then prepared anew; another
 wording of the code keeps them."""

@@ -45,8 +45,8 @@ def test_the_key_stays_while_the_region_version_does(
     sample: Sample, models: tuple[Path, Path]
 ) -> None:
     """The key of an earlier commit: other words in the code leave cached samples valid."""
-    assert prepared.REGION_VERSION == 1
-    assert cache_key(sample, models) == "e61f56cf9574c890"
+    assert prepared.REGION_VERSION == 2
+    assert cache_key(sample, models) == "32e88d072af14e4b"
 
 
 def test_the_key_changes_with_all_that_decides_a_prepared_sample(
@@ -55,7 +55,7 @@ def test_the_key_changes_with_all_that_decides_a_prepared_sample(
     keys = [cache_key(sample, models), cache_key(sample, models, size=64)]
     keys.append(cache_key(replace(sample, standard=False), models))
     keys.append(cache_key(replace(sample, region=(0.0, 0.0, 40.0, 40.0)), models))
-    monkeypatch.setattr(prepared, "REGION_VERSION", 2)
+    monkeypatch.setattr(prepared, "REGION_VERSION", 3)
     keys.append(cache_key(sample, models))
     (models[0] / "weights.safetensors").write_text("other weights")
     keys.append(cache_key(sample, models))
