@@ -67,6 +67,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/model/dual_branch/test_network.py": ("model/dual_branch/",),
     "tests/model/fetalclip/test_checkpoint.py": ("model/fetalclip/", "model/spatialclip/"),
     "tests/model/fetalclip/test_decoder.py": ("model/fetalclip/", "model/nextgen_uia/"),
+    "tests/model/runtime/test_openvino_cpu.py": (
+        *("model/runtime/", "model/bundles/", "detector/yolo/yolo.py"),
+        "model/spatialclip/network.py",
+    ),
     "tests/model/spatialclip/test_full_size.py": (*_NETWORKS, "model/judge.py"),
     "tests/operations/test_audits.py": (
         *_AUDITS,
