@@ -93,6 +93,7 @@ def test_judgements_are_the_same(judges: tuple[Judge, Judge]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_verdict_of_four_hundred_phantoms_differs(judges: tuple[Judge, Judge]) -> None:
     eager, compiled = judges
     for seed in range(9_100_000, 9_100_400):
