@@ -94,9 +94,9 @@ def test_judgements_are_the_same(judges: tuple[Judge, Judge]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_no_verdict_of_four_hundred_phantoms_differs(judges: tuple[Judge, Judge]) -> None:
+def test_no_verdict_of_many_phantoms_differs(judges: tuple[Judge, Judge]) -> None:
     eager, compiled = judges
-    for seed in range(9_100_000, 9_100_400):
+    for seed in range(9_100_000, 9_100_150):
         phantom = make(seed)
         frame = Frame(1, phantom.pixels, (Region(0, phantom.region),), simulated=True)
         (expected,), (judgement,) = eager.judge(frame), compiled.judge(frame)
