@@ -165,8 +165,8 @@ class Judge:
         torch_device = choose_device(device)
         detector = bundle.detector(torch_device)
         spatialclip = bundle.spatialclip(torch_device, backbone).eval()
-        chosen = choose_runtime(runtime, torch_device, cache_folder())
-        chosen.compile_networks(detector, spatialclip)
+        network_runtime = choose_runtime(runtime, torch_device, cache_folder())
+        network_runtime.compile_networks(detector, spatialclip)
         return cls(
             bundle.id,
             detector,

@@ -35,13 +35,13 @@ _LOG = logging.getLogger(__name__)
 class CompiledNetwork(nn.Module):
     """Stands for a network of one input and one output; it has no parameters and no gradients."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, executable: Any) -> None:
         super().__init__()
-        self._compiled = compiled
+        self._executable = executable
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The network's output for (B, C, H, W) float32 on the CPU."""
-        outputs = self._compiled(pictures.contiguous().numpy(), share_inputs=True)
+        outputs = self._executable(pictures.contiguous().numpy(), share_inputs=True)
         return torch.from_numpy(outputs[0])
 
 
@@ -71,11 +71,11 @@ class OpenVinoRuntime:
         sides = [-1, -1] if any_size else list(example.shape[2:])
         shape = [-1, example.shape[1], *sides]
         try:
-            converted = self._read(network, shape)
-            if converted is None:
-                converted = self._convert(network, example, shape)
-            compiled = self._core.compile_model(
-                converted,
+            ir_model = self._read(network, shape)
+            if ir_model is None:
+                ir_model = self._convert(network, example, shape)
+            executable = self._core.compile_model(
+                ir_model,
                 "CPU",
                 {
                     "INFERENCE_PRECISION_HINT": "f32",
@@ -90,17 +90,17 @@ class OpenVinoRuntime:
                 f"openvino cannot compile a network here ({_first_line(error)}); set the runtime"
                 " (score.runtime, --runtime) to torch",
             ) from error
-        return CompiledNetwork(compiled)
+        return CompiledNetwork(executable)
 
     def _convert(self, network: nn.Module, example: Tensor, shape: list[int]) -> Any:
         with torch.inference_mode(), warnings.catch_warnings():
             # A trace holds for its example only, says torch; the tests try other pictures.
             warnings.simplefilter("ignore")
-            converted = openvino.convert_model(_FirstOutput(network).eval(), example_input=example)
-        converted.reshape(shape)
+            ir_model = openvino.convert_model(_FirstOutput(network).eval(), example_input=example)
+        ir_model.reshape(shape)
         if self._cache is not None:
-            self._write(self._cache / _key(network, shape), converted)
-        return converted
+            self._write(self._cache / _key(network, shape), ir_model)
+        return ir_model
 
     def _read(self, network: nn.Module, shape: list[int]) -> Any | None:
         """The converted network from the cache; None if it is absent or not as it was written."""
@@ -120,26 +120,26 @@ class OpenVinoRuntime:
             _LOG.warning("a compiled network is made anew: %s", _first_line(error))
             return None
 
-    def _write(self, target: Path, converted: Any) -> None:
+    def _write(self, target: Path, ir_model: Any) -> None:
         """Put the converted network into the cache, whole or not at all."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
+            draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
         except OSError as error:
             _LOG.warning("compiled networks are not kept: %s", _first_line(error))
             return
         try:
-            openvino.save_model(converted, made / _NETWORK, compress_to_fp16=False)
-            hashes = {name: _hash_file(made / name) for name in _FILES}
-            (made / _HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+            openvino.save_model(ir_model, draft / _NETWORK, compress_to_fp16=False)
+            hashes = {name: _hash_file(draft / name) for name in _FILES}
+            (draft / _HASHES).write_text(json.dumps(hashes), encoding="utf-8")
             if target.exists():
                 shutil.rmtree(target)
-            made.replace(target)
+            draft.replace(target)
         except (OSError, RuntimeError) as error:
             # Another process may have written the same network; else it is made anew next time.
             _LOG.warning("a compiled network is not kept: %s", _first_line(error))
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 class _FirstOutput(nn.Module):
