@@ -85,7 +85,7 @@ def newest_good(backups: Collection[SavedBackup]) -> SavedBackup | None:
     )
 
 
-def kept(
+def retention(
     backups: Collection[SavedBackup], limits: BackupSettings, zone: ZoneInfo
 ) -> set[SavedBackup]:
     """Those that stay: the newest good one of each of the last days, weeks and months that have
@@ -212,7 +212,7 @@ def _write_settings(settings: Settings, folder: Path) -> None:
 def _remove(
     series: Path, backups: Collection[SavedBackup], limits: BackupSettings, zone: ZoneInfo
 ) -> list[Path]:
-    keep = kept(backups, limits, zone)
+    keep = retention(backups, limits, zone)
     removed = [each.folder for each in backups if each not in keep and _retire(each.folder)]
     _clear(series)
     return removed

@@ -26,9 +26,9 @@ def make_backup(settings: Settings, clock: Clock = utc_now) -> tuple[SavedBackup
     Raises QCError STORAGE; UsageError where no folder is named.
     """
     _folder(settings)
-    made = series.save_next(settings, clock(), settings.schedule.local_zone)
+    saved_and_removed = series.save_next(settings, clock(), settings.schedule.local_zone)
     record(settings, AuditKind.EXPORTED, detail={"what": "backup"}, clock=clock)
-    return made
+    return saved_and_removed
 
 
 def verify_backups(

@@ -63,10 +63,10 @@ def choose(
         for each in own
         if each.modality in ("US", "") and (not each.station_ae or each.station_ae in stations)
     ]
-    told = {(each.accession_number, each.operator, each.birth_date) for each in candidates}
-    if len(told) == 1:
+    answers = {(each.accession_number, each.operator, each.birth_date) for each in candidates}
+    if len(answers) == 1:
         return candidates[0], False
-    return None, len(told) > 1
+    return None, len(answers) > 1
 
 
 def age_years(birth_date: date | None, on: date) -> float | None:

@@ -18,7 +18,7 @@ from detector.errors import QCError
 from qc_daemon.audit_trail.recorder import chain_folder
 from qc_daemon.backup import restore, series
 from qc_daemon.backup.manifest import read_manifest
-from qc_daemon.backup.series import SavedBackup, Verification, kept, list_backups, save_next
+from qc_daemon.backup.series import SavedBackup, Verification, list_backups, retention, save_next
 from qc_daemon.cli.app import app
 from qc_daemon.settings import BackupSettings, Settings
 from tests.support.storage import Storage
@@ -83,7 +83,7 @@ def test_settings_are_saved_without_the_database_s_password(
     assert "SECRET" not in (tmp_path / "settings.json").read_text()
 
 
-def test_a_file_that_changed_on_the_backup_s_disk_is_told_and_copied_anew(
+def test_a_change_on_the_backup_s_disk_is_reported_and_the_file_copied_anew(
     storage: Storage, folder: Path
 ) -> None:
     facts = storage.receive()
@@ -218,7 +218,7 @@ def test_a_year_of_nights_leaves_days_weeks_and_months() -> None:
     present: list[SavedBackup] = []
     for number in range(400):
         present.append(made(date(2025, 10, 1) + timedelta(days=number)))
-        keep = kept(present, limits, BERLIN)
+        keep = retention(present, limits, BERLIN)
         present = [each for each in present if each in keep]
     dates = sorted((each.begun.date() for each in present), reverse=True)
     newest = date(2025, 10, 1) + timedelta(days=399)
@@ -241,13 +241,13 @@ def test_what_stays(nights: list[tuple[int, bool]], daily: int, weekly: int, mon
         made(date(2025, 1, 1) + timedelta(days=number), good=good)
         for number, good in dict(nights).items()
     ]
-    keep = kept(backups, limits, BERLIN)
+    keep = retention(backups, limits, BERLIN)
     good = sorted((each for each in backups if each.is_good), key=lambda each: each.begun)[::-1]
     assert set(good[:daily]) <= keep
     assert len([each for each in keep if each.is_good]) <= daily + weekly + monthly
     if not good:
         assert keep == set(backups)
     # Nothing that a larger limit keeps is lost by asking twice.
-    assert kept(list(keep), limits, BERLIN) >= {each for each in keep if each.is_good}
+    assert retention(list(keep), limits, BERLIN) >= {each for each in keep if each.is_good}
     for older, newer in pairwise(good[::-1]):
         assert older.begun < newer.begun

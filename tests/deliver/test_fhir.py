@@ -58,7 +58,7 @@ def outgoing(exam: ScoredExam) -> OutgoingObject:
     )
 
 
-def test_a_report_and_its_amendment_are_one_report_there(
+def test_a_report_and_its_amendment_are_one_resource_there(
     exam: ScoredExam, server: FhirServer
 ) -> None:
     report(exam, 1)

@@ -84,7 +84,7 @@ def test_an_observation_has_view_probability_and_criteria_of_its_image(exam: Sco
     assert observation["device"]["display"]
 
 
-def test_an_amended_report_is_the_same_report(exam: ScoredExam) -> None:
+def test_an_amendment_has_the_identifier_of_its_report(exam: ScoredExam) -> None:
     image(exam, 1)
     first = to_bundle(sr_of(exam))
     image(exam, 2)

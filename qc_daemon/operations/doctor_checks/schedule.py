@@ -77,10 +77,10 @@ def _check_scheduled_backups(settings: Settings, clock: Clock) -> str:
             f"{when}, but {age}: does the role schedule run? The log has the reason (backup"
             " failed); qc-daemon backup create makes one now",
         )
-    told = f"{when}; the last good one is of {good.begun:%Y-%m-%d %H:%M} UTC"
+    state = f"{when}; the last good one is of {good.begun:%Y-%m-%d %H:%M} UTC"
     bad = sum(not each.is_good for each in backups)
     if bad:
-        raise NoticeError(f"{told}; not good: {bad} (qc-daemon backup list)")
+        raise NoticeError(f"{state}; not good: {bad} (qc-daemon backup list)")
     if folder.stat().st_dev == settings.store.spool.stat().st_dev:
-        raise NoticeError(f"{told}, on the disk that the spool is on: what kills one kills both")
-    return told
+        raise NoticeError(f"{state}, on the disk that the spool is on: what kills one kills both")
+    return state

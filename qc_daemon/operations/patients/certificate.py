@@ -48,12 +48,12 @@ def lines(
             f" qc-daemon {certificate['version']}"
         ]
     removed = [f"  {name}: {value}" for name, value in certificate["removed"].items() if value]
-    kept = [f"  {each['where']}: {each['what']}" for each in certificate["kept"]]
+    remainder = [f"  {each['where']}: {each['what']}" for each in certificate["kept"]]
     return [
         *head,
         "Removed:" if is_done else "To be removed:",
         *(removed or ["  nothing"]),
         "Not removed, and not ours to remove or kept for a reason:",
-        *kept,
+        *remainder,
         *([f"SHA-256 of the certificate: {sha256}"] if is_done else []),
     ]

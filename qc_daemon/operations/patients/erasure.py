@@ -195,12 +195,12 @@ def _certificate(
         "version": contents.own_version(),
         "removed": removed,
         "kept": [
-            {"where": where, "what": what} for where, what in _kept(settings, content, orphans)
+            {"where": where, "what": what} for where, what in _remainder(settings, content, orphans)
         ],
     }
 
 
-def _kept(
+def _remainder(
     settings: Settings, content: PatientContent, orphans: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Where data of the patient still are, as far as we know."""

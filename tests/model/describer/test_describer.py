@@ -140,7 +140,7 @@ def test_structures_that_lie_alike_are_written_once(describer, monkeypatch):
     assert len(calls) == 2
 
 
-def test_kept_sentences_are_bounded(monkeypatch):
+def test_the_number_of_sentences_in_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(describer_module, "SENTENCES", 2)
     writer = random_describer(0)
     chance = random.Random(4)

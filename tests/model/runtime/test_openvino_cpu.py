@@ -181,7 +181,7 @@ def test_a_cache_that_is_not_as_written_is_made_anew(
     assert [each.name for each in tmp_path.iterdir()] == [folder.name]
 
 
-def test_where_nothing_can_be_kept_it_runs_all_the_same(
+def test_without_a_writable_cache_it_runs_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Root may write everywhere, so that a file stands where the folder should be."""

@@ -175,7 +175,7 @@ def test_where_one_figure_is_better_it_is_not_worse() -> None:
     assert not mixed.is_worse_than(record.before)
 
 
-def test_a_fit_that_helps_is_not_held_back() -> None:
+def test_a_fit_that_helps_is_proposed() -> None:
     for seed in range(SITES):
         s, y = log_odds_of_site(np.random.default_rng(seed), 30, shift=3.0)
         assert not calibrate_site(site_samples(s, y), question()).makes_worse
