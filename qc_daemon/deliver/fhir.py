@@ -4,23 +4,18 @@ import contextlib
 
 import requests
 
-from detector.errors import ErrorCode, QCError
+from detector.errors import ErrorCode
+from qc_daemon.deliver.http_transport import HttpTransport
 from qc_daemon.deliver.outcome import http_outcome, http_words
 from qc_daemon.deliver.transport import ObjectStatusError, OutgoingObject
-from qc_daemon.dicom import dicomweb
 from qc_daemon.fhir.bundle import MEDIA_TYPE, encode, to_bundle
-from qc_daemon.settings import DestinationSettings
 
 _STORED = (200, 201)
 _CONFLICT = 409
 
 
-class FhirTransport:
-    """A transport of reports (`sr`); it keeps its connection open from one to the next."""
-
-    def __init__(self, destination: DestinationSettings) -> None:
-        self.destination = destination
-        self._session: requests.Session | None = None
+class FhirTransport(HttpTransport):
+    """A transport of reports (`sr`)."""
 
     def send(self, outgoing: OutgoingObject) -> bool:
         if outgoing.payload is None:
@@ -29,7 +24,7 @@ class FhirTransport:
                 f"destination {self.destination.name} takes reports (sr) only",
             )
         content = encode(to_bundle(outgoing.payload))
-        try:
+        with self._closing_on_failure():
             answer = self._open_session().post(
                 str(self.destination.url),
                 data=content,
@@ -38,28 +33,7 @@ class FhirTransport:
                 allow_redirects=False,
             )
             self._check(answer)
-        except requests.RequestException as error:
-            self.close()
-            why = dicomweb.describe_failure(error)
-            raise self._error(
-                ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {why}"
-            ) from error
-        except QCError as error:
-            if error.code is ErrorCode.DELIVERY_FORBIDDEN:
-                # The next session reads the credentials again.
-                self.close()
-            raise
         return False
-
-    def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _open_session(self) -> requests.Session:
-        if self._session is None:
-            self._session = dicomweb.session(self.destination)
-        return self._session
 
     def _check(self, answer: requests.Response) -> None:
         """Return if the server has done all of it. Raises QCError."""
@@ -78,9 +52,6 @@ class FhirTransport:
                 ErrorCode.DELIVERY_REFUSED, f"destination {self.destination.name} {message}"
             )
         raise self._error(code, message)
-
-    def _error(self, code: ErrorCode, what: str) -> QCError:
-        return QCError(code, f"destination {self.destination.name} {what}")
 
 
 def _is_done(answer: requests.Response) -> bool:

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import requests
 
-from detector.errors import ErrorCode, QCError
+from detector.errors import ErrorCode
+from qc_daemon.deliver.http_transport import HttpTransport
 from qc_daemon.deliver.outcome import UNSUPPORTED_MEDIA_TYPE, http_outcome, http_words, outcome
 from qc_daemon.deliver.transport import ClassRefusedError, ObjectStatusError, OutgoingObject
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
-from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool.verification import blocks
 
 # The DICOM JSON Model names elements by their tags (PS3.18 F.2).
@@ -25,41 +25,16 @@ _FAILED, _STORED = "00081198", "00081199"
 _INSTANCE, _REASON = "00081155", "00081197"
 
 
-class StowRS:
+class StowRS(HttpTransport):
     """A transport that keeps its connection open from one object to the next."""
 
-    def __init__(self, destination: DestinationSettings) -> None:
-        self.destination = destination
-        self._session: requests.Session | None = None
-
     def send(self, outgoing: OutgoingObject) -> bool:
-        try:
+        with self._closing_on_failure():
             with outgoing.file() as path:
                 answer = self._post(path, outgoing)
             self._check_answer(answer, outgoing)
-        except requests.RequestException as error:
-            self.close()
-            raise self._error(
-                ErrorCode.DELIVERY_UNREACHABLE,
-                f"cannot be reached: {dicomweb.describe_failure(error)}",
-            ) from error
-        except QCError as error:
-            if error.code is ErrorCode.DELIVERY_FORBIDDEN:
-                # The next session reads the credentials again.
-                self.close()
-            raise
         # DICOMweb has no commitment: the answer is all there is.
         return False
-
-    def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _open_session(self) -> requests.Session:
-        if self._session is None:
-            self._session = dicomweb.session(self.destination)
-        return self._session
 
     def _post(self, path: Path, outgoing: OutgoingObject) -> requests.Response:
         """The answer. Raises QCError DELIVERY_ABORTED, requests.RequestException.
@@ -137,9 +112,6 @@ class StowRS:
                 self.destination, self._open_session(), outgoing.sop_instance_uid
             )
         return False
-
-    def _error(self, code: ErrorCode, what: str) -> QCError:
-        return QCError(code, f"destination {self.destination.name} {what}")
 
 
 def _store_result(answer: requests.Response, uid: str) -> tuple[bool, int | None]:
