@@ -19,6 +19,7 @@ class HeadRecipe:
     focal_gamma: float = 2.0  # Exponent of the focal loss of classes.
     patience: int = 15  # Epochs without a better validation, after which the training ends.
     augment: bool = True  # Move, scale, mirror and re-tone the pictures.
+    copies: int = 0  # Augmented copies of a picture, made once; 0: another one at each step.
     tune_tower: bool = False  # The whole tower learns, not only adapters and head.
     seed: int = 0  # Of weights, order, augmentation and dropout.
 

@@ -129,21 +129,25 @@ class ClipTower(nn.Module):
             "layers": list(self.layers),
         }
 
-    def maps(self, pixel_values: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> (B, width, grid, grid) after each of the layers."""
-        tokens, side = self.tokens(pixel_values), grid_side(self.vision)
+    def stem_features(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> what the blocks begin with: the image networks' features, which nothing
+        here trains; without such networks the pictures."""
+        return pixel_values if self.stem is None else self.stem.forward_features(pixel_values)
+
+    def maps(self, features: Tensor) -> list[Tensor]:
+        """What `stem_features` gives -> (B, width, grid, grid) after each of the layers."""
+        tokens, side = self.tokens(features), grid_side(self.vision)
         return [
-            tokens[number][:, 1:].transpose(1, 2).reshape(len(pixel_values), -1, side, side)
+            tokens[number][:, 1:].transpose(1, 2).reshape(len(features), -1, side, side)
             for number in self.layers
         ]
 
-    def tokens(self, pixel_values: Tensor) -> dict[int, Tensor]:
-        """(B, 3, S, S) -> (B, 1 + grid^2, width) after each of the layers; blocks beyond the last
-        of them are not run."""
-        vision, stem = self.vision, self.stem
-        features = pixel_values if stem is None else stem.forward_features(pixel_values)
+    def tokens(self, features: Tensor) -> dict[int, Tensor]:
+        """What `stem_features` gives -> (B, 1 + grid^2, width) after each of the layers; blocks
+        beyond the last of them are not run."""
+        vision = self.vision
         # CLIP checks the size of pictures; for as many patches its positions stay as they are.
-        hidden = vision.embeddings(features, interpolate_pos_encoding=stem is not None)
+        hidden = vision.embeddings(features, interpolate_pos_encoding=self.stem is not None)
         hidden = vision.pre_layrnorm(hidden)
         tokens: dict[int, Tensor] = {}
         for number, block in enumerate(vision.encoder.layers[: max(self.layers) + 1]):
@@ -152,14 +156,14 @@ class ClipTower(nn.Module):
                 tokens[number] = hidden
         return tokens
 
-    def pooled(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, width): what CLIP projects into the space that texts share. The tower
-        has to read its last block."""
+    def pooled(self, features: Tensor) -> Tensor:
+        """What `stem_features` gives -> (B, width): what CLIP projects into the space that texts
+        share. The tower has to read its last block."""
         if self.layers[-1] != self.blocks - 1:
             raise ValueError(
                 "the pooled feature is the last block's, which the tower does not read"
             )
-        tokens = self.tokens(pixel_values)[self.layers[-1]]
+        tokens = self.tokens(features)[self.layers[-1]]
         return self.vision.post_layernorm(tokens[:, 0])  # type: ignore[no-any-return]
 
     @property
@@ -202,6 +206,10 @@ class SonoNetTower(nn.Module):
         # Folders from before there was a choice of layers do not name them.
         layers = {} if self.layers == SONONET_LAYERS else {"layers": list(self.layers)}
         return {"kind": self.kind, "side": self.side} | layers
+
+    def stem_features(self, pixel_values: Tensor) -> Tensor:
+        """The pictures: all of SonoNet may be trained."""
+        return pixel_values
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> features after each of the layers."""
@@ -318,9 +326,19 @@ class AdaptedNetwork(nn.Module):
         return self.head.classifier.weight.device
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        if isinstance(self.head, PooledHead):
-            return self.head(self.tower.pooled(pixel_values))  # type: ignore[no-any-return]
-        maps = self.tower.maps(pixel_values)
+        features = self.tower.stem_features(pixel_values)
         if isinstance(self.head, DecoderHead):
-            return self.head(maps, pixel_values)  # type: ignore[no-any-return]
-        return self.head(maps, pixel_values.shape[-1])  # type: ignore[no-any-return]
+            return self.head(self.tower.maps(features), pixel_values)  # type: ignore[no-any-return]
+        return self._read_tower(features, pixel_values.shape[-1])
+
+    def forward_features(self, features: Tensor) -> Tensor:
+        """As `forward`, of what the tower's `stem_features` gave. Raises TypeError where the head
+        is a decoder, which reads the pictures, too."""
+        if isinstance(self.head, DecoderHead):
+            raise TypeError("a decoder reads the pictures, too")
+        return self._read_tower(features, self.tower.side)
+
+    def _read_tower(self, features: Tensor, side: int) -> Tensor:
+        if isinstance(self.head, PooledHead):
+            return self.head(self.tower.pooled(features))  # type: ignore[no-any-return]
+        return self.head(self.tower.maps(features), side)  # type: ignore[no-any-return]

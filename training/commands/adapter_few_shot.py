@@ -10,7 +10,9 @@ from training.adapter_recipes import HeadRecipe
 from training.commands.answers import write_json
 from training.commands.lesion_sources import AdapterName
 from training.commands.options import (
+    Copies,
     Device,
+    FeatureFolder,
     Force,
     GroupColumn,
     LabelColumn,
@@ -55,6 +57,8 @@ def few_shot(
         typer.Option(min=0, help="Block that the head reads, from 0; repeatable."),
     ] = None,
     side: SonoNetSide = 224,
+    copies: Copies = _RECIPE.copies,
+    cache: FeatureFolder = None,
     label_column: LabelColumn = "plane",
     group_column: GroupColumn = "patient",
     leave_out: LeaveOut = None,
@@ -79,8 +83,11 @@ def few_shot(
     from training.data.samples import SampleError
     from training.features.few_shot import SHOTS
     from training.train.nextgen_uia.few_shot import FewShotPlan, adapter_few_shot_curve
+    from training.train.nextgen_uia.frozen_features import FrozenFeatures
 
-    recipe = HeadRecipe(batch=batch, learning_rate=learning_rate, seed=seed)
+    recipe = HeadRecipe(batch=batch, learning_rate=learning_rate, copies=copies, seed=seed)
+    if cache is not None and not copies:
+        raise UsageError("--cache keeps copies: give --copies 10, say")
     plan = FewShotPlan(tuple(sorted(set(patients or SHOTS))), repeats, steps, seed)
     target = choose_device(device)
     try:
@@ -100,15 +107,18 @@ def few_shot(
             raise UsageError("--adapter: SonoNet has no attention blocks; give --adapter none")
         blocks = tuple(range(len(network.vision.encoder.layers)))
         adapters = AdapterConfig(Kind(adapter.value), blocks)
+    network = network.to(target)
+    features = None if cache is None else FrozenFeatures(network, cache)
     _begin(out, resume=resume, force=force)
     curve = adapter_few_shot_curve(
-        network.to(target),
+        network,
         HeadConfig(Task.CLASSIFICATION, names, width),
         pictures,
         out,
         recipe,
         plan,
         adapters,
+        features,
     )
     for point in curve:
         typer.echo(

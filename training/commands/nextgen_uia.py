@@ -25,8 +25,10 @@ from training.commands.lesion_sources import (
 from training.commands.options import (
     Augment,
     BatchOfPictures,
+    Copies,
     Device,
     Epochs,
+    FeatureFolder,
     FiguresOut,
     Fold,
     Force,
@@ -116,6 +118,8 @@ def train(
     patience: Patience = _RECIPE.patience,
     tune_tower: TuneTower = _RECIPE.tune_tower,
     augment: Augment = _RECIPE.augment,
+    copies: Copies = _RECIPE.copies,
+    cache: FeatureFolder = None,
     most: Most = None,
     seed: Seed = _RECIPE.seed,
     device: Device = "auto",
@@ -138,6 +142,7 @@ def train(
     from training.data.samples import SampleError
     from training.train import runs
     from training.train.loop import check_parts
+    from training.train.nextgen_uia.frozen_features import FrozenFeatures
     from training.train.nextgen_uia.trainer import train_head
 
     recipe = HeadRecipe(
@@ -147,8 +152,13 @@ def train(
         patience=patience,
         tune_tower=tune_tower,
         augment=augment,
+        copies=copies,
         seed=seed,
     )
+    if cache is not None and tune_tower:
+        raise UsageError("--cache keeps what a frozen tower gives; --tune-tower changes it")
+    if cache is not None and augment and not copies:
+        raise UsageError("--cache keeps copies: give --copies 5, say, or --no-augment")
     target = choose_device(device)
     try:
         pictures = read_sources(
@@ -177,9 +187,11 @@ def train(
             raise UsageError("--adapter: SonoNet has no attention blocks; give --adapter none")
         blocks = tuple(range(len(network.vision.encoder.layers)))
         adapters = AdapterConfig(Kind(adapter.value), blocks)
+    network = network.to(target)
+    features = None if cache is None else FrozenFeatures(network, cache)
     runs.begin_run(out, resume=resume, force=force)
     facts = train_head(
-        network.to(target),
+        network,
         HeadConfig(Task(task.value), classes, width),
         training_part,
         validation_part,
@@ -188,6 +200,7 @@ def train(
         adapters=adapters,
         start=begin_with,
         learnt_before=set() if start is None else runs.learnt_pictures(start),
+        features=features,
         resume=resume,
         command=typed_command(),
     )

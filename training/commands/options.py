@@ -64,6 +64,24 @@ SonoNetSide = Annotated[
     int, typer.Option(min=32, max=1024, help="Side of SonoNet's pictures, a multiple of 16.")
 ]
 Augment = Annotated[bool, typer.Option(help="Move, scale, mirror and re-tone the pictures.")]
+Copies = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        help="Learn from a picture and so many augmented copies of it, made once (published: 5, few"
+        " shots 10); 0: another one at each step.",
+    ),
+]
+FeatureFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        file_okay=False,
+        help="With --copies: what a SpatialCLIP's image networks give of them is kept there, and"
+        " read by other folds and runs.",
+    ),
+]
 Validation = Annotated[
     float,
     typer.Option(

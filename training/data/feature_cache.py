@@ -95,7 +95,7 @@ def add_jpeg_features(
         if not path.is_file():
             copies = _jpeg_copies(item, preprocessor, np.random.default_rng(int(key, 16)))
             features = _features(backbone, preprocessor, copies, 1)
-            _write_at_once(path, partial(np.save, arr=features))
+            write_at_once(path, partial(np.save, arr=features))
         results.append(replace(item, jpeg_features=tuple(np.load(path))))
     return results
 
@@ -153,7 +153,7 @@ def _write_augmented(
     ]
     # The array keeps the name that earlier caches have.
     arrays = {"features": features, "told": np.array(json.dumps(facts))}
-    _write_at_once(path, partial(np.savez, **arrays))
+    write_at_once(path, partial(np.savez, **arrays))
 
 
 @torch.inference_mode()
@@ -170,7 +170,7 @@ def _features(
     return features.half().cpu().numpy()
 
 
-def _write_at_once(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_at_once(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write the file under another name first: other processes read whole files only."""
     unfinished = path.with_suffix(f".partial-{os.getpid()}")
     with unfinished.open("wb") as file:

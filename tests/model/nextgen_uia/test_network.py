@@ -144,7 +144,7 @@ def test_spatialclips_tower_takes_adapters_and_a_head(stem: str, kind: str, tmp_
     states = reference.clip_model.vision_model(
         pixel_values=features, interpolate_pos_encoding=bool(stem), output_hidden_states=True
     ).hidden_states
-    maps = tower.maps(images)
+    maps = tower.maps(tower.stem_features(images))
     for layer, each in zip(tower.layers, maps, strict=True):
         tokens = each.flatten(2).transpose(1, 2)
         assert torch.allclose(tokens, states[layer + 1][:, 1:], atol=1e-5)
@@ -154,7 +154,7 @@ def test_spatialclips_tower_takes_adapters_and_a_head(stem: str, kind: str, tmp_
     add_adapters(tower, adapters)
     assert tower_sha256(tower) == sha256
     # A new adapter changes nothing, and nothing else learns.
-    for before, after in zip(maps, tower.eval().maps(images), strict=True):
+    for before, after in zip(maps, tower.eval().maps(tower.stem_features(images)), strict=True):
         assert (before - after).abs().max() < 1e-6
     network = AdaptedNetwork(tower, HeadConfig(Task.CLASSIFICATION, ("a", "b"), width=16)).eval()
     with torch.no_grad():
@@ -166,6 +166,8 @@ def test_spatialclips_tower_takes_adapters_and_a_head(stem: str, kind: str, tmp_
     )  # fmt: skip
     again = load_network(tmp_path / "run", load_tower(tmp_path / "spatialclip"))
     assert torch.equal(again(images), network(images))
+    of_features = network.forward_features(tower.stem_features(images))
+    assert torch.equal(of_features, network(images))
     save_spatialclip(tmp_path / "other", spatialclip("" if stem else SONONET))
     other = load_tower(tmp_path / "other")
     with pytest.raises(QCError, match="trained on another tower"):

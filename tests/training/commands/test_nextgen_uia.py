@@ -176,6 +176,21 @@ def test_the_few_shot_curve_of_adapters(tmp_path: Path, clip: Path) -> None:
         run(*command, "--patients", 32, "--force")
 
 
+def test_what_a_cache_needs_is_one_line(tmp_path: Path, clip: Path) -> None:
+    labels, out = _labelled(tmp_path / "pictures", 10), tmp_path / "run"
+    data = ["--tower", clip, "--labels", labels, "--out", out, "--cache", tmp_path / "cache"]
+    train = ["train", "adapter", *data, "--epochs", 1, "--batch", 4]
+    with pytest.raises(UsageError, match="give --copies 5, say, or --no-augment"):
+        run(*train)
+    with pytest.raises(UsageError, match="--tune-tower changes it"):
+        run(*train, "--copies", 2, "--tune-tower")
+    with pytest.raises(UsageError, match="this tower has none: leave --cache out"):
+        run(*train, "--copies", 2)
+    with pytest.raises(UsageError, match="give --copies 10, say"):
+        run("nextgen-uia", "few-shot", *data)
+    assert not out.exists()
+
+
 def test_a_fold_is_left_for_testing(tmp_path: Path, clip: Path) -> None:
     labels, out = _labelled(tmp_path / "pictures", 20), tmp_path / "run"
     data = ["--labels", labels, "--fold", 0, "--validation", 0.3, "--device", "cpu"]

@@ -27,6 +27,7 @@ from training.data.samples import SampleError
 from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
 from training.features.few_shot import SHOTS, curve_point
 from training.features.probe import FOLDS, folds_of
+from training.train.nextgen_uia.frozen_features import FrozenFeatures
 from training.train.nextgen_uia.trainer import Pictures, predict, train_head
 from training.train.runs import check_resumed
 
@@ -52,13 +53,15 @@ def adapter_few_shot_curve(
     recipe: HeadRecipe,
     plan: FewShotPlan,
     adapters: AdapterConfig | None,
+    features: FrozenFeatures | None = None,
 ) -> list[dict[str, Any]]:
     """Points as of `training.features.few_shot.few_shot_curve`.
 
     In each of five folds of patients the support is drawn `repeats` times from the other folds: of
     each class that many patients; a larger support has the smaller one in it. Nobody else validates
     and the last epoch counts: patients to validate with would be more shots. Goes on with the
-    trials that `out` has. Raises UsageError where a class has fewer patients.
+    trials that `out` has. With `features` the frozen image networks are asked once for each copy
+    of a picture. Raises UsageError where a class has fewer patients.
     """
     fold_of = folds_of([picture.group for picture in pictures], FOLDS, plan.seed)
     supports = _draw(pictures, fold_of.tolist(), plan)
@@ -75,7 +78,7 @@ def adapter_few_shot_curve(
     scores = np.zeros((len(plan.shots), plan.repeats, FOLDS))
     for fold in range(FOLDS):
         inside = [p for p, each in zip(pictures, fold_of, strict=True) if each == fold]
-        inside_pictures = Pictures(inside, tower.side, config)
+        inside_pictures = Pictures(inside, tower.side, config, features=features)
         for repeat, (row, count) in product(range(plan.repeats), enumerate(plan.shots)):
             key = (fold, repeat, count)
             if key not in trials.scores:
@@ -84,7 +87,7 @@ def adapter_few_shot_curve(
                 own = _recipe(recipe, plan, len(support), plan.seed + repeat)
                 train_head(
                     deepcopy(tower), config, support, None, folder, own, adapters=adapters,
-                    resume=True,
+                    features=features, resume=True,
                 )  # fmt: skip
                 trials.add(key, _score(folder, tower, inside_pictures, recipe.batch))
                 shutil.rmtree(folder)

@@ -5,6 +5,7 @@ prediction. Recipe: `training.adapter_recipes`; the loop: `training.train.loop`.
 never read here.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -43,6 +44,7 @@ from training.evaluation.metrics.multiclass import confusion_matrix, macro_f1
 from training.evaluation.metrics.segmentation import agreement
 from training.train import runs
 from training.train.loop import EpochTraining, check_parts, train_epochs, trainable_parameters
+from training.train.nextgen_uia.frozen_features import FrozenFeatures
 from training.train.nextgen_uia.losses import dice_ce_loss, focal_loss
 
 BETAS = (0.9, 0.95)
@@ -62,6 +64,7 @@ def train_head(
     adapters: AdapterConfig | None = None,
     start: checkpoint.Trained | None = None,
     learnt_before: Set[str] | None = frozenset(),
+    features: FrozenFeatures | None = None,
     resume: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
@@ -71,6 +74,7 @@ def train_head(
 
     New `adapters`, or those of `start`, learn with the head: of blocks that it reads.
     `learnt_before` are the SHA-256 of the pictures that the start learnt from, None where unknown.
+    With `features` the tower's frozen image networks are asked once for each copy of a picture.
     A checkpoint after each epoch allows `resume`, to the same losses. Raises UsageError where
     nothing could be learnt or validated, QCError where a loss is not finite.
     """
@@ -81,7 +85,7 @@ def train_head(
     sha256 = checkpoint.tower_sha256(tower)
     adapters = _begin_with(tower, adapters, start)
     network = AdaptedNetwork(tower, config).to(device)
-    run = _Run(network, adapters, training, validation, recipe, sha256)
+    run = _Run(network, adapters, training, validation, recipe, sha256, features)
     train_epochs(run, out, resume=resume)
     facts = {
         "command": command,
@@ -148,6 +152,7 @@ class _Run(EpochTraining):
         validation: Sequence[Lesion] | None,
         recipe: HeadRecipe,
         sha256: str,
+        features: FrozenFeatures | None,
     ) -> None:
         network.tower.requires_grad_(recipe.tune_tower)
         of_adapters = () if adapters is None else tuple(adapter_parameters(network.tower))
@@ -170,15 +175,18 @@ class _Run(EpochTraining):
             recipe.patience,
         )
         side, config = network.tower.side, network.head.config
-        self.pictures = Pictures(training, side, config)
-        self.held_out = None if validation is None else Pictures(validation, side, config)
+        self.pictures = Pictures(training, side, config, recipe.copies, features)
+        self.held_out = (
+            None if validation is None else Pictures(validation, side, config, features=features)
+        )
 
     def batch(self, rows: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         return self.pictures.batch(rows, generator if self.recipe.augment else None)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, target = (each.to(self.device) for each in batch)
-        return _loss(self.network(inputs), target, self.network.head.config, self.recipe)
+        logits = answer(self.network, self.pictures, inputs)
+        return _loss(logits, target, self.network.head.config, self.recipe)
 
     def validate(self) -> dict[str, float]:
         if self.held_out is None:
@@ -226,49 +234,98 @@ def _loss(logits: Tensor, target: Tensor, config: HeadConfig, recipe: HeadRecipe
 
 
 class Pictures:
-    """Squares of pictures, and of their masks, read once while memory lasts."""
+    """Squares of pictures, and of their masks, read once while memory lasts.
 
-    def __init__(self, lesions: Sequence[Lesion], side: int, config: HeadConfig) -> None:
+    With `copies` a training draws from the square and so many augmented copies of it, else it
+    augments anew. With `features` inputs are those of the tower's image networks.
+    """
+
+    def __init__(
+        self,
+        lesions: Sequence[Lesion],
+        side: int,
+        config: HeadConfig,
+        copies: int = 0,
+        features: FrozenFeatures | None = None,
+    ) -> None:
         self.lesions = lesions
         self.side = side
         self.config = config
-        self._squares: dict[int, tuple[Pixels, Mask | None]] = {}
+        self.copies = copies
+        self.features = features
+        self._squares: dict[tuple[int, int], tuple[Pixels, Mask | None]] = {}
+        self._features: dict[tuple[int, int], npt.NDArray[np.float16]] = {}
         self._most = _MEMORY // (4 * side * side)
 
     def __len__(self) -> int:
         return len(self.lesions)
 
-    def square(self, index: int) -> tuple[Pixels, Mask | None]:
-        """The picture (side, side, 3) and its mask (side, side). Raises QCError, SampleError."""
-        stored = self._squares.get(index)
+    def square(self, index: int, copy: int = 0) -> tuple[Pixels, Mask | None]:
+        """The picture (side, side, 3) and its mask (side, side); from 1 on an augmented copy, the
+        same one each time. Raises QCError, SampleError."""
+        stored = self._squares.get((index, copy))
         if stored is None:
-            lesion = self.lesions[index]
-            pixels = read_first_frame(lesion.path).pixels
-            mask = None
-            if self.config.task is Task.SEGMENTATION:
-                mask = fit_mask(read_truth(lesion, *pixels.shape[:2]), self.side)
-            stored = (square(pixels, self.side), mask)
+            stored = self._augment_copy(index, copy) if copy else self._read(index)
             if len(self._squares) < self._most:
-                self._squares[index] = stored
+                self._squares[index, copy] = stored
         return stored
 
     def batch(
         self, indices: Sequence[int], generator: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Inputs (B, 3, side, side), and classes (B,) or masks (B, side, side); augmented with a
+        """Inputs (as `inputs`), and classes (B,) or masks (B, side, side); augmented with a
         generator."""
-        squares: list[Pixels] = []
-        targets: list[npt.NDArray[np.int64]] = []
-        for index in indices:
-            pixels, mask = self.square(index)
-            if generator is not None:
-                pixels, mask = augment(pixels, mask, generator)
-            squares.append(pixels)
-            label = self.lesions[index].label
-            targets.append(
-                np.asarray(self.config.classes.index(label) if mask is None else mask, np.int64)
+        draws = [self._draw(index, generator) for index in indices]
+        targets = [
+            np.asarray(
+                self.config.classes.index(self.lesions[index].label) if mask is None else mask,
+                np.int64,
             )
-        return normalise(squares), torch.from_numpy(np.stack(targets))
+            for index, (_, (_, mask)) in zip(indices, draws, strict=True)
+        ]
+        return self._stack([inputs for inputs, _ in draws]), torch.from_numpy(np.stack(targets))
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """(B, 3, side, side) of the pictures as they are, or what the image networks give."""
+        return self._stack([self._input(index, 0) for index in indices])
+
+    def _draw(
+        self, index: int, generator: np.random.Generator | None
+    ) -> tuple[npt.NDArray[Any], tuple[Pixels, Mask | None]]:
+        if generator is None or self.copies:
+            copy = 0 if generator is None else int(generator.integers(self.copies + 1))
+            return self._input(index, copy), self.square(index, copy)
+        pixels, mask = augment(*self.square(index), generator)
+        return pixels if self.features is None else self.features.read(pixels), (pixels, mask)
+
+    def _input(self, index: int, copy: int) -> npt.NDArray[Any]:
+        if self.features is None:
+            return self.square(index, copy)[0]
+        features = self._features.get((index, copy))
+        if features is None:
+            features = self.features.read(self.square(index, copy)[0])
+            if len(self._features) * features.nbytes < _MEMORY:
+                self._features[index, copy] = features
+        return features
+
+    def _stack(self, inputs: Sequence[npt.NDArray[Any]]) -> Tensor:
+        if self.features is None:
+            return normalise(inputs)
+        return torch.from_numpy(np.stack(inputs)).float()
+
+    def _read(self, index: int) -> tuple[Pixels, Mask | None]:
+        lesion = self.lesions[index]
+        pixels = read_first_frame(lesion.path).pixels
+        mask = None
+        if self.config.task is Task.SEGMENTATION:
+            mask = fit_mask(read_truth(lesion, *pixels.shape[:2]), self.side)
+        return square(pixels, self.side), mask
+
+    def _augment_copy(self, index: int, copy: int) -> tuple[Pixels, Mask | None]:
+        """By the picture itself, so that another division of the patients has the same copies."""
+        pixels, mask = self.square(index)
+        key = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+        return augment(pixels, mask, np.random.default_rng((key, copy)))
 
 
 def augment(
@@ -305,8 +362,15 @@ def predict(
     network.eval()
     for start in range(0, len(pictures), batch):
         indices = range(start, min(start + batch, len(pictures)))
-        inputs = normalise([pictures.square(index)[0] for index in indices])
-        yield from network(inputs.to(network.device)).float().softmax(1).cpu().numpy()
+        logits = answer(network, pictures, pictures.inputs(indices).to(network.device))
+        yield from logits.float().softmax(1).cpu().numpy()
+
+
+def answer(network: AdaptedNetwork, pictures: Pictures, inputs: Tensor) -> Tensor:
+    """The logits of inputs as `pictures` gives them."""
+    if pictures.features is None:
+        return network(inputs)  # type: ignore[no-any-return]
+    return network.forward_features(inputs)
 
 
 def predict_mask(probability: npt.NDArray[np.float32], height: int, width: int) -> Mask:
