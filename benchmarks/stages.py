@@ -26,11 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from detector.letterbox import crop
 from model.bundle.bundle import Bundle
-from model.criteria import checks
-from model.describer.lexicon import NOTHING, Wording
 from model.judge import Judge
+from model.runtime.bench import run_parts
 from model.runtime.runtime import AUTO
 from model.runtime.runtime import NAMES as RUNTIMES
 from qc_daemon.cli.demo import (
@@ -106,34 +104,14 @@ def time_image(
         decoder.summary(path)
     with timed("decode: frames"):
         (frame,) = decoder.frames(path)
-    pixels = crop(frame, frame.regions[0]).pixels
-    size = [(pixels.shape[1], pixels.shape[0])]
-    with timed("detect"):
-        detections = judge.detector.detect([pixels])
-    with timed("describe"):
-        # As of a picture whose structures lie like no earlier one's.
-        mentions = judge.describer.mentions_that_fit(detections[0], *size[0], Wording.GROUPED)
-        words = judge.describer.write([mentions], Wording.GROUPED) if mentions else [NOTHING]
-    with timed("SpatialCLIP"):
-        run_spatialclip(judge, pixels, words, detections, size)
+    run_parts(judge, frame, timed)
     findings = judge_frames([frame], judge, **uids(path))
-    view = findings[0].judgement.view
-    with timed("criteria"):
-        checks.judge(view, detections[0], *size[0], pixels, judge.criteria_thresholds)
     source = SourceInstance.of(header(path), "00" * 32)
     now = datetime.now(UTC)
     with timed("SR"):
         to_bytes(build_sr([source], findings, revision=1, created=now))
     with timed("overlay"):
         to_bytes(build_overlay(source, frame.pixels, findings[0], revision=1, created=now))
-
-
-@torch.inference_mode()
-def run_spatialclip(judge: Judge, pixels: Any, words: Any, detections: Any, size: Any) -> Any:
-    inputs = judge.preprocessor.batch(
-        [judge.preprocessor.letterbox(pixels)], words, detections, size
-    )
-    return judge.spatialclip(**inputs.arguments())
 
 
 def header(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The commands on models: `bundle list|show|verify|build|part|extend|activate`."""
+"""The commands on models: `bundle list|show|verify|bench|build|part|extend|activate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,16 @@ import typer
 
 from detector import console
 from detector.console import UsageError
+from detector.plain_text import visible
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
-from qc_daemon.cli.output import parse_format, say, write_list, write_record
+from qc_daemon.cli.output import (
+    parse_format,
+    progress_bar,
+    say,
+    say_notes,
+    write_list,
+    write_record,
+)
 from qc_daemon.settings import load
 
 Name = Annotated[
@@ -76,6 +84,55 @@ def bundle_verify(name: Name = None, config: Config = None) -> None:
     if problems:
         raise typer.Exit(console.FAILED)
     say("verified: every file is as the manifest says")
+
+
+@bundle.command("bench")
+def bundle_bench(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="DICOM or picture files, or folders of them; without, simulated pictures.",
+            show_default=False,
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="A shipped bundle's name or a folder; else what score.bundle says."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 8,
+    config: Config = None,
+    format: Format = "table",
+) -> None:
+    """Time the models by each runtime that this machine has, and say which it has not.
+
+    Each part alone and a whole image, picture by picture in turn: medians of CPU seconds and of
+    seconds by the clock, and ratios to torch on the CPU, the reference.
+
+    Example: qc-daemon bundle bench --pictures 16 --format json
+    """
+    output_format = parse_format(format)
+    settings = load(config).score
+    settings.bundle = bundle or settings.bundle
+    from qc_daemon.operations.bundle_bench import COLUMNS, ROUNDS, read_frames, run_bench
+
+    if paths:
+        frames = list(read_frames(paths, settings, pictures, _warn))
+        if not frames:
+            names = ", ".join(map(str, paths))
+            raise UsageError(f"{names}: no pictures there; give DICOM or picture files")
+    else:
+        from qc_daemon.cli.demo import phantom_frames
+
+        frames = list(phantom_frames(pictures))
+    with progress_bar() as bar:
+        task = bar.add_task("Timing", total=len(frames) * (ROUNDS + 1))
+        report = run_bench(settings, frames, lambda: bar.advance(task))
+    write_list("parts", report.rows, output_format, columns=COLUMNS)
+    if output_format == "table":
+        say_notes(report.notes)
+    else:
+        for note in report.notes:
+            _warn(note)
 
 
 @bundle.command("build")
@@ -238,3 +295,7 @@ def bundle_activate(
     from qc_daemon.operations.bundles import activate_bundle
 
     say(f"active: model_id {activate_bundle(load_settings(config), name)}")
+
+
+def _warn(line: str) -> None:
+    typer.echo(visible(line), err=True)

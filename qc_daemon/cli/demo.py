@@ -29,7 +29,7 @@ from rich.progress import Progress
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from detector.frame import Pixels
+from detector.frame import Frame, Pixels, Region
 from model.finding import Finding
 from qc_daemon.cli.output import make_table
 from qc_daemon.cli.send import send
@@ -43,6 +43,7 @@ from qc_daemon.records.results import findings
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.summary.html import PageEntry, exam_page
 from qc_daemon.settings import ReceiveSettings, load
+from training.phantom import make
 from training.phantom.dicom import exam
 
 BANNER = (
@@ -50,6 +51,8 @@ BANNER = (
     "know simulations. See the model card."
 )
 EXAM_SEED = 7
+_FRAME_SEED = 52_000
+"""The seed of the first of `phantom_frames`."""
 CINE_FRAMES = 12
 QUIET_SECONDS = 2
 START_SECONDS = 120
@@ -112,6 +115,14 @@ def _make_folder(out: Path) -> Path:
             f"--out {out}: no folder can be made there ({why}); name another"
         ) from None
     return out
+
+
+def phantom_frames(count: int) -> Iterator[Frame]:
+    """So many simulated pictures, always the same: of four views, half of them standard."""
+    for seed in range(_FRAME_SEED, _FRAME_SEED + count):
+        phantom = make(seed)
+        spacing = (phantom.spacing_mm, phantom.spacing_mm)
+        yield Frame(1, phantom.pixels, (Region(0, phantom.region, spacing),), simulated=True)
 
 
 def write_exam(folder: Path) -> list[Path]:
