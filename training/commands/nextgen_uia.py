@@ -72,6 +72,7 @@ class Part(StrEnum):
     TRAIN = "train"
     VAL = "val"
     TEST = "test"
+    ALL = "all"
 
 
 def train(
@@ -230,7 +231,9 @@ def evaluate(
     held_out: Share = 0.2,
     fold: Fold = None,
     validation: Validation = 0.1,
-    part: Annotated[Part, typer.Option("--split", help="Which pictures.")] = Part.TEST,
+    part: Annotated[
+        Part, typer.Option("--split", help="Which pictures; all: as of another data set.")
+    ] = Part.TEST,
     batch: BatchOfPictures = 16,
     most: Most = None,
     seed: SeedOfDivision = 0,
@@ -287,7 +290,7 @@ def evaluate(
         pictures = read_sources(
             task, data, dataset, labels, label_column, group_column, leave_out, hc18
         )
-        if len(run) == 1:
+        if len(run) == 1 and part is not Part.ALL:
             parts = (
                 labelled.divide(pictures, held_out, validation, seed)
                 if fold is None

@@ -203,6 +203,13 @@ def test_a_fold_is_left_for_testing(tmp_path: Path, clip: Path) -> None:
     assert sum(counts) == 20
     assert min(counts) > 0
 
+    # Of another data set nobody is left out.
+    others = ["--labels", _labelled(tmp_path / "others", 30), "--split", "all", "--device", "cpu"]
+    others = ["nextgen-uia", "evaluate", "--run", out, "--tower", clip, *others]
+    with pytest.raises(UsageError, match="learnt from"):
+        run(*others)
+    assert json.loads(run(*others, "--with-learnt"))["groups"] == 30
+
 
 def test_every_adapter_that_an_option_offers_can_be_made() -> None:
     """Upstream offers one that raises, and fails at import for another one."""
