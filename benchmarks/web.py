@@ -15,7 +15,9 @@ fill a disk.
 
 Senders and readers share the machine with the service, which elsewhere they do not: on few cores
 the rate falls by what readers themselves spend, and the processor time of an object says what they
-cost the receiving process.
+cost the receiving process. With `--apart` receiving and its senders have one half of the cores, the
+web process and its readers the other: what is left between them is the database, the spool and the
+disk.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -141,8 +144,16 @@ def run(
     rounds: int = 6,
     alone_seconds: float = 60.0,
     beside_seconds: float = 300.0,
+    is_apart: bool = False,
 ) -> Outcome:
-    """Measure. Raises RuntimeError where a request or an object fails."""
+    """Measure. Raises RuntimeError where a request or an object fails, and with less than two cores
+    where they are halved."""
+    cores = sorted(psutil.Process().cpu_affinity())
+    of_receiving, of_pages = cores, cores
+    if is_apart:
+        if len(cores) < 2:
+            raise RuntimeError("one core cannot be halved")
+        of_receiving, of_pages = cores[: len(cores) // 2], cores[len(cores) // 2 :]
     url = database or f"sqlite:///{folder}/qc.db"
     service = Service(folder, SETTINGS.format(url=url, folder=folder), roles=("receive", "web"))
     service.start()
@@ -152,9 +163,13 @@ def run(
         cookie = _log_in(origin)
         answers, memory = Answers(), _Memory(service)
         receiver, web = (psutil.Process(service.pid(role)) for role in ("receive", "web"))
+        _pin(receiver, of_receiving)
+        for process in (web, psutil.Process()):
+            _pin(process, of_pages)
         alone: list[Pace] = []
         beside: list[Pace] = []
-        with _pruned(folder / "spool"), sending(service.port, senders) as count:
+        sent = sending(service.port, senders, of_receiving)
+        with _pruned(folder / "spool"), sent as count:
             before = _cpu_seconds(web)
             for _ in range(rounds):
                 with _paced(count, receiver, alone):
@@ -171,6 +186,7 @@ def run(
                 time.sleep(alone_seconds)
         return Outcome(alone, beside, answers, memory.samples, page_cost)
     finally:
+        _pin(psutil.Process(), cores)
         service.end()
 
 
@@ -219,18 +235,28 @@ def _paced(
     paces.append(Pace(objects / (time.monotonic() - began), cost))
 
 
+def _pin(process: psutil.Process, cores: list[int]) -> None:
+    """Let all its threads, and those that they start, run on these cores only."""
+    for thread in process.threads():
+        os.sched_setaffinity(thread.id, cores)
+
+
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 @contextmanager
-def sending(port: int, senders: int) -> Iterator["multiprocessing.sharedctypes.Synchronized[int]"]:
-    """Processes that store until the end; gives the number of objects answered so far."""
+def sending(
+    port: int, senders: int, cores: list[int]
+) -> Iterator["multiprocessing.sharedctypes.Synchronized[int]"]:
+    """Processes on these cores that store until the end; gives the number of objects answered so
+    far."""
     spawn = multiprocessing.get_context("spawn")
     count, stop = spawn.Value("q", 0), spawn.Event()
     processes = [
-        spawn.Process(target=_send, args=(port, number, count, stop)) for number in range(senders)
+        spawn.Process(target=_send, args=(port, number, count, stop, cores))
+        for number in range(senders)
     ]
     for process in processes:
         process.start()
@@ -264,8 +290,10 @@ def _send(
     number: int,
     count: "multiprocessing.sharedctypes.Synchronized[int]",
     stop: "multiprocessing.synchronize.Event",
+    cores: list[int],
 ) -> None:
     """Store stills, each with a UID of its own, a study's over one association."""
+    _pin(psutil.Process(), cores)
     image: Dataset = jpeg(np.random.default_rng(number), number)
     contexts = [(str(image.SOPClassUID), str(image.file_meta.TransferSyntaxUID))]
     while not stop.is_set():
@@ -368,6 +396,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=200)
     parser.add_argument("--boards", type=int, default=20)
     parser.add_argument("--think", type=float, default=5.0, help="seconds between two pages")
+    parser.add_argument("--apart", action="store_true", help="half of the cores for each side")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-web-") as folder:
         outcome = run(
@@ -380,6 +409,7 @@ def main() -> None:
             rounds=arguments.rounds,
             alone_seconds=20.0 if arguments.quick else 60.0,
             beside_seconds=40.0 if arguments.quick else 300.0,
+            is_apart=arguments.apart,
         )
     seconds, ratios = outcome.answers.seconds, outcome.ratios
     rates = [pace.rate for pace in outcome.alone]

@@ -54,6 +54,7 @@ _CLOCK_SECONDS = 1.0
 _FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 300.0
 _WORKLIST_SECONDS = 5.0
 _DIGEST_SECONDS = 60.0  # Between two looks at whether an audit is done.
+_WEB_PRIORITY = 5  # Niceness: above the nightly processes, below receiving and scoring.
 _PR_SET_PDEATHSIG = 1
 _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
 
@@ -320,6 +321,8 @@ def web(context: RoleContext, stop: threading.Event) -> None:
     from qc_daemon.web.app import create_app
     from qc_daemon.web.server import run
 
+    # A person waits a moment for a page; a machine whose image waits may give up.
+    os.nice(_WEB_PRIORITY)
     listener = socket.socket(fileno=context.listeners[WEB])
     with shared_store(context.settings) as store:
         app = create_app(context.settings, store)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -352,6 +353,9 @@ def test_a_stored_image_comes_to_the_board(browser: Browser, tmp_path: Path) -> 
             judged = page.locator(".view:not(.missing):not(.pending)")
             expect(judged).not_to_have_count(0, timeout=600_000)
             expect(page.locator("#exam-1 .scoring")).to_have_count(0, timeout=600_000)
+        # Whoever looks at pages does not keep a machine waiting.
+        web, receiver = (psutil.Process(service.pid(role)).nice() for role in ("web", "receive"))
+        assert web > receiver
         assert not service.events("score failed")
     finally:
         assert service.stop() == 0
