@@ -40,6 +40,7 @@ class AuditKind(StrEnum):
     PEER_CHANGED = "peer-changed"
     ACCOUNT_CHANGED = "account-changed"
     IDENTITY_CHANGED = "identity-changed"
+    PATIENT_CHANGED = "patient-changed"
     QUEUE_CHANGED = "queue-changed"
     LOG_USED = "log-used"
     LOG_REPAIRED = "log-repaired"

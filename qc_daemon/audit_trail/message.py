@@ -49,6 +49,7 @@ _TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 _DELETED = Code("110105", "DICOM Study Deleted")
 _EXPORT = Code("110106", "Export")
 _IMPORT = Code("110107", "Import")
+_PATIENT_RECORD = Code("110110", "Patient Record")
 _QUERY = Code("110112", "Query")
 _ALERT = Code("110113", "Security Alert")
 _AUTHENTICATION = Code("110114", "User Authentication")
@@ -81,6 +82,7 @@ EVENTS: dict[AuditKind, MessageKind] = {
     AuditKind.IDENTITY_CHANGED: MessageKind(
         _ALERT, "E", Code("110132", "Use of Restricted Function")
     ),
+    AuditKind.PATIENT_CHANGED: MessageKind(_PATIENT_RECORD, "U"),
     AuditKind.QUEUE_CHANGED: MessageKind(_ALERT, "E", Code("110132", "Use of Restricted Function")),
     AuditKind.LOG_USED: MessageKind(_LOG_USED, "R"),
     AuditKind.LOG_REPAIRED: MessageKind(_ALERT, "E", Code("110134", "Audit Recording Started")),

@@ -39,6 +39,7 @@ class DecisionKind(StrEnum):
     PASSWORD_SET = "account's password set"
     TOKEN_REVOKED = "token revoked"
     PATIENT_ERASED = "patient erased"
+    PATIENT_CHANGED = "patient merged, split or corrected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from qc_daemon.backup.account_decisions import (
     unlinked_and_linked,
 )
 from qc_daemon.backup.decision import Comparison, Decision, DecisionKind
-from qc_daemon.backup.erasure_decisions import undone_erasures
+from qc_daemon.backup.patient_decisions import undone_changes, undone_erasures
 from qc_daemon.backup.rows import Row, Tables, arguments, is_same, iso, option
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
@@ -103,6 +103,7 @@ def _decisions(
         lambda: account_decisions(restored, old),
         lambda: unlinked_and_linked(restored, old),
         lambda: revoked_tokens(restored, old),
+        lambda: undone_changes(restored, old),
         lambda: undone_erasures(restored, old),
     )
     decisions: list[Decision] = []
@@ -242,12 +243,14 @@ def _activation(row: Row) -> Any:
 
 
 def _closed_exams(restored: Tables, old: Tables) -> Iterator[Decision]:
-    columns = ("id", "study_instance_uid", "patient_id", "state", "closed_at", "closed_by")
+    # Its Patient ID may have been corrected since; the one of the headers does not change.
+    patient = "received_patient_id"
+    columns = ("id", "study_instance_uid", patient, "state", "closed_at", "closed_by")
     closed = old.rows_of("exam", columns, "closed_by", [ClosedBy.PERSON])
     before = restored.by_id("exam", columns, closed)
     for row in closed:
         earlier = before.get(row["id"])
-        if earlier is not None and not is_same(earlier, row, "study_instance_uid", "patient_id"):
+        if earlier is not None and not is_same(earlier, row, "study_instance_uid", patient):
             earlier = None
         if earlier is not None and earlier["closed_at"] == row["closed_at"]:
             continue

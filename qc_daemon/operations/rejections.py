@@ -17,6 +17,7 @@ from qc_daemon.audit_trail.recorder import record
 from qc_daemon.operations.shared import Listing, open_store, parse_person
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.patients import identities
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import rejections
 from qc_daemon.records.results.rejections import RejectionRecord
@@ -224,6 +225,8 @@ def _note_object(note: Dataset) -> ReportObject:
 def _source(settings: Settings, store: Store, facts: RevisionFacts) -> SourceInstance:
     originals = Originals(store, settings, pixel_hash(settings.score))
     source = SourceInstance.of(read_header(originals(facts)), facts.sha256)
+    with store.read() as session:
+        source.correct_patient(identities.correction_of(session, facts.exam_id))
     if "Rows" not in source.header:
         raise QCError(ErrorCode.NOT_AN_IMAGE, f"{source.sop_instance_uid} is no image")
     return source

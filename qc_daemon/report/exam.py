@@ -159,7 +159,7 @@ def load_findings(
     for scored in content.findings:
         facts = scored.revision
         if facts.revision_id not in sources:
-            sources[facts.revision_id] = _load_source(facts, originals, content.worklist_accession)
+            sources[facts.revision_id] = _load_source(facts, originals, content)
         loaded = sources[facts.revision_id]
         if isinstance(loaded, Omission):
             omissions[facts.revision_id] = loaded
@@ -188,26 +188,28 @@ def load_findings(
 
 
 def _load_source(
-    facts: RevisionFacts, originals: Originals, accession: str | None
+    facts: RevisionFacts, originals: Originals, content: ExamContent
 ) -> tuple[SourceInstance, Path] | Omission:
     try:
         path = originals(facts)
         # What was altered since it was scored is not reported.
         with open_verified(path, content_hash(path, facts.sha256)) as same:
-            source = _source(facts, same, accession)
+            source = _source(facts, same, content)
     except QCError as error:
         return Omission(facts, error)
     return source, path
 
 
-def _source(facts: RevisionFacts, path: Path, accession: str | None) -> SourceInstance:
+def _source(facts: RevisionFacts, path: Path, content: ExamContent) -> SourceInstance:
     """Raises QCError."""
+    accession = content.worklist_accession
     try:
         header = read_header(path)
         if accession is not None and not header.get("AccessionNumber"):
             header.AccessionNumber = accession
         source = SourceInstance.of(header, facts.sha256)
         check_identity(source, facts)
+        source.correct_patient(content.correction)
     except MemoryError:
         raise
     except Exception as error:

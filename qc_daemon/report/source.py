@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from detector.errors import ErrorCode, QCError
 from detector.imaging.dicom_file import integer
 from detector.imaging.regions import tissue_regions
+from qc_daemon.records.patients.identities import PatientCorrection
 from qc_daemon.report.normalise import UIDS, normalise
 
 MULTI_FRAME_CLASSES = frozenset(
@@ -62,6 +63,23 @@ class SourceInstance:
             if keyword not in header:
                 raise QCError(ErrorCode.REPORT_INVALID, _missing_uid(keyword))
         return cls(header, sha256, lost, _spacing(received))
+
+    def correct_patient(self, correction: PatientCorrection | None) -> None:
+        """Have the header say of the patient what was said instead of it; None: nothing."""
+        if correction is None:
+            return
+        if correction.patient_id is not None:
+            self.header.PatientID = correction.patient_id
+        if correction.name is not None:
+            self.header.PatientName = correction.name
+        if correction.birth_date is not None:
+            self.header.PatientBirthDate = correction.birth_date
+            # They follow from another birth date.
+            for keyword in ("PatientAge", "PatientBirthTime"):
+                if keyword in self.header:
+                    del self.header[keyword]
+        if correction.issuer is not None:
+            self.header.IssuerOfPatientID = correction.issuer
 
     @property
     def study_instance_uid(self) -> str:

@@ -104,6 +104,13 @@ EXAMPLES = {
     AuditKind.IDENTITY_CHANGED: AuditEvent(
         AuditKind.IDENTITY_CHANGED, actor=ROOT, objects={"person": "p1"}, detail={"what": "merged"}
     ),
+    AuditKind.PATIENT_CHANGED: AuditEvent(
+        AuditKind.PATIENT_CHANGED,
+        actor=ROOT,
+        patient_id="4711",
+        objects={"into": "4712"},
+        detail={"what": "merged"},
+    ),
     AuditKind.QUEUE_CHANGED: AuditEvent(AuditKind.QUEUE_CHANGED, actor=ROOT, objects={"job": "3"}),
     AuditKind.LOG_USED: AuditEvent(
         AuditKind.LOG_USED, actor=ROOT, objects={"chain": "qc1"}, detail={"what": "exported"}
@@ -122,6 +129,7 @@ NEEDED: dict[str, tuple[set[str], set[str]]] = {
     "110105": (set(), {_STUDY, _PATIENT}),
     "110106": ({"110153", "110154"}, set()),
     "110107": ({"110155", "110152"}, set()),
+    "110110": (set(), {_PATIENT}),
     "110112": ({"110153", "110152"}, {_CRITERIA}),
     "110113": (set(), set()),
     "110114": (set(), set()),

@@ -38,6 +38,7 @@ from qc_daemon.operations import (
     sites,
 )
 from qc_daemon.operations.database import RestoreResult, describe_restore, restore_all
+from qc_daemon.operations.patients.corrections import correct as correct_patient
 from qc_daemon.operations.patients.erasure import erase
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.operations.reviews import Answer
@@ -239,6 +240,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         accounts.unlink_account(settings, "ada", clock)
         accounts.link_account(settings, "may", "-subject 2", clock)
         accounts.revoke_token(settings, "ng", "board", clock)
+        correct_patient(settings, CANARY_ID, "Dr O'Lee", name="-O'Doe^Jane", clock=clock)
         erase(settings, "-GONE", "Dr O'Lee", clock=clock)
 
     decide()

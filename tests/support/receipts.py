@@ -52,6 +52,7 @@ def receipt_of(dataset: Dataset, path: Path, spool: Path, **changes: Any) -> Rec
         "study_instance_uid": str(dataset.StudyInstanceUID),
         "series_instance_uid": str(dataset.SeriesInstanceUID),
         "patient_id": str(dataset.get("PatientID") or ""),
+        "patient_name": str(dataset.get("PatientName") or ""),
         "transfer_syntax_uid": str(meta.TransferSyntaxUID if meta else ExplicitVRLittleEndian),
         "calling_ae": "MODALITY",
         "sha256": path.stem,

@@ -22,7 +22,7 @@ from qc_daemon.operations.shared import open_store, parse_person
 from qc_daemon.operations.spool import discard_orphans, orphans_of
 from qc_daemon.records import schema
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.patients import erasures
+from qc_daemon.records.patients import erasures, identities
 from qc_daemon.records.patients.erasures import PatientContent
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
@@ -68,7 +68,7 @@ class ErasureResult:
 def preview(settings: Settings, patient_id: str, clock: Clock = utc_now) -> ErasureResult:
     """What `erase` would do now; changes nothing. Raises QCError."""
     store = open_store(settings)
-    orphans = orphans_of(settings, patient_id, clock)
+    orphans = _orphans(settings, store, patient_id, clock)
     with store.read() as session:
         content = erasures.patient_content(session, patient_id)
         obstacles = erasures.obstacles(session, patient_id)
@@ -97,7 +97,7 @@ def erase(
     if out is not None:
         _make(out)
     store, now = open_store(settings), clock()
-    orphans = orphans_of(settings, patient_id, clock)
+    orphans = _orphans(settings, store, patient_id, clock)
     with store.begin() as session:
         erasures.lock(session, patient_id)
         content = erasures.patient_content(session, patient_id)
@@ -248,6 +248,13 @@ def _copies(settings: Settings) -> list[Path]:
     return sorted(
         {*file.parent.glob(f"{file.name}.before_*"), *file.parent.glob("before_restore_*")}
     )
+
+
+def _orphans(settings: Settings, store: Store, patient_id: str, clock: Clock) -> list[str]:
+    """Files without a row whose header has one of the patient's IDs."""
+    with store.read() as session:
+        numbers = identities.received_ids(session, patient_id)
+    return [name for each in numbers for name in orphans_of(settings, each, clock)]
 
 
 def _earlier(store: Store, patient_id: str) -> list[int]:

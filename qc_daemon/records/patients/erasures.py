@@ -14,6 +14,7 @@ from sqlalchemy import Select, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from qc_daemon.records import secrets
+from qc_daemon.records.patients import identities
 from qc_daemon.records.tables import (
     AccessRow,
     AcquisitionOperator,
@@ -35,6 +36,8 @@ from qc_daemon.records.tables import (
     OpinionRow,
     OutgoingCommitment,
     OutgoingCommitmentItem,
+    PatientChange,
+    PatientIdentityRow,
     PerformedStep,
     Rejection,
     RenditionRow,
@@ -163,6 +166,12 @@ def obstacles(session: Session, patient_id: str) -> list[str]:
     """Why the patient cannot be erased now: exams still open, and jobs that wait or run."""
     exams = _ids(patient_id)[0]
     reasons = []
+    current = identities.current_id(session, patient_id)
+    if current != patient_id:
+        reasons.append(
+            f"Patient ID {patient_id} is {current} by now: erase that one, or take it out by"
+            f" patient split {patient_id}"
+        )
     still_open = _count(
         session, Exam, (Exam.patient_id == patient_id) & (Exam.state == ExamState.OPEN)
     )
@@ -189,6 +198,7 @@ def erase(session: Session, patient_id: str) -> None:
         session.execute(text("PRAGMA secure_delete = ON"))
     _hand_over(session, revisions)
     exam_ids = list(session.scalars(exams))
+    numbers = identities.received_ids(session, patient_id)
     for exam_id in exam_ids:
         session.add(ExamInErasure(exam_id=exam_id))
     session.flush()
@@ -242,6 +252,11 @@ def erase(session: Session, patient_id: str) -> None:
         (Revision, Revision.exam_id.in_(exams)),
         (Exam, Exam.patient_id == patient_id),
         (ExamInErasure, ExamInErasure.exam_id.in_(exam_ids)),
+        (
+            PatientChange,
+            or_(PatientChange.patient_id.in_(numbers), PatientChange.into_id.in_(numbers)),
+        ),
+        (PatientIdentityRow, PatientIdentityRow.patient_id.in_(numbers)),
     ):
         session.execute(delete(table_of(table)).where(where))
     _delete_orphaned(session, instances, studies, pledges)

@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode
 from qc_daemon.records.acquisition import worklist_answers
+from qc_daemon.records.patients import identities
+from qc_daemon.records.patients.identities import PatientCorrection
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.revisions import (
@@ -58,7 +60,8 @@ class ExamContent:
     frame and region. `previous_sr_uids` are the SRs of earlier reports, oldest first; `measured` is
     what machines' own reports say; `other_patients` counts the exams of other patients under the
     same Study Instance UID; `reviews` are persons' verdicts that stand, by finding id;
-    `worklist_accession` is for images without an accession number.
+    `worklist_accession` is for images without an accession number; `correction` is what is said of
+    the patient instead of what headers say.
     """
 
     exam_id: int
@@ -72,11 +75,13 @@ class ExamContent:
     other_patients: int = 0
     reviews: Mapping[int, ReviewState] = field(default_factory=dict)
     worklist_accession: str | None = None
+    correction: PatientCorrection | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of which findings are reported, of machines' measurements if there are any, and
-        of persons' verdicts that are not the models', with their coded reasons.
+        """SHA-256 of which findings are reported, of machines' measurements if there are any,
+        of persons' verdicts that are not the models', with their coded reasons, and of the patient
+        where it is not the headers'.
 
         Findings never change once stored; a machine's report that comes again with the same values
         is no news, nor is a person who agrees with the models, or a remark.
@@ -89,6 +94,8 @@ class ExamContent:
         overridden = [self._overriding(each) for each in self.findings]
         if any(overridden):
             content += repr(sorted(each for each in overridden if each))
+        if self.correction is not None:
+            content += repr(self.correction)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _overriding(self, scored: ScoredFinding) -> tuple[str, ...]:
@@ -231,6 +238,8 @@ def _has_score_jobs(session: Session, exam_id: int, *, without_lost: bool = Fals
 
 
 def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> None:
+    # A patient who was corrected while the exam's first object came.
+    identities.apply(session, [exam_id])
     content = exam_content(session, exam_id)
     last_reported = session.execute(
         select(Exam.reported_content).where(Exam.id == exam_id)
@@ -288,10 +297,11 @@ def _amend_other_patients(session: Session, content: ExamContent, now: datetime)
 
 
 def queue_report_revision(session: Session, exam_id: int, now: datetime) -> bool:
-    """Have the report of a closed exam amended if a person's verdict changes it; False if not.
+    """Have the report of a closed exam amended if a person's verdict or a correction of the patient
+    changes it; False if not.
 
     An open exam is reported with it when it closes. A report that is queued and not yet begun will
-    have it. The caller holds the review in the same transaction.
+    have it. The caller holds the review, or the correction, in the same transaction.
     """
     exam = session.execute(
         select(Exam.state, Exam.reported_content, Exam.report_revision)
@@ -384,9 +394,10 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
             )
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
-        other_patients=_count_other_patients(session, exam.study_instance_uid),
+        other_patients=_count_other_patients(session, exam.study_instance_uid, exam.patient_id),
         reviews=reviews.reported_outcomes(session, [each.finding_id for each in findings]),
         worklist_accession=worklist_answers.accession_of(session, exam_id),
+        correction=identities.correction_of(session, exam_id),
     )
 
 
@@ -396,16 +407,15 @@ def overrides(outcome: Event, finding: Mapping[str, Any]) -> bool:
     return outcome.differs(reviews.model_answer(finding), met)
 
 
-def _count_other_patients(session: Session, study_instance_uid: str) -> int:
+def _count_other_patients(session: Session, study_instance_uid: str, patient_id: str) -> int:
     """An object without Study Instance UID shares none."""
     if not study_instance_uid:
         return 0
-    return (
-        session.execute(
-            select(func.count()).where(Exam.study_instance_uid == study_instance_uid)
-        ).scalar_one()
-        - 1
-    )
+    return session.execute(
+        select(func.count()).where(
+            Exam.study_instance_uid == study_instance_uid, Exam.patient_id != patient_id
+        )
+    ).scalar_one()
 
 
 def omissions(session: Session, exam_id: int) -> list[QuarantinedRevision]:

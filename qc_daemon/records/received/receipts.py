@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_OID, uuid5
 
-from sqlalchemy import String, bindparam, func, select, update
+from sqlalchemy import BindParameter, String, bindparam, case, func, null, select, update
 from sqlalchemy.orm import Session
 
 from detector.plain_text import fold
+from qc_daemon.records.patients import identities
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import Exam, ExamState, Instance, JobKind, Revision
 from qc_daemon.records.upsert import insert_once, table_of
@@ -120,7 +121,8 @@ def admit(
     )
 
 
-DESCRIPTION = ("patient_name", "patient_words", "accession_number", "study_date")
+NAME = ("patient_name", "patient_words")
+DESCRIPTION = (*NAME, "accession_number", "study_date")
 
 
 def exam_description(patient_name: str, accession_number: str, study_date: str) -> dict[str, str]:
@@ -143,18 +145,34 @@ _LOCK_INSTANCE = (
 _REVISIONS = select(
     _revisions.id, _revisions.exam_id, _revisions.path, _revisions.sha256, _revisions.number
 ).where(_revisions.instance_id == bindparam("instance"))
+_is_name_as_received = _exams.received_patient_name.is_(None)
+
+
+def _said(name: str) -> BindParameter[str]:
+    return bindparam(name, type_=String())
+
+
 _TOUCH_EXAM = (
     update(table_of(Exam))
     .where(
-        _exams.study_instance_uid == bindparam("study"), _exams.patient_id == bindparam("patient")
+        _exams.study_instance_uid == bindparam("study"),
+        _exams.received_patient_id == bindparam("patient"),
     )
     .values(
         last_object_at=bindparam("now"),
-        # What the newest object says, unless it says nothing.
+        # What the newest object says, unless it says nothing, or the name was corrected.
         **{
-            name: func.coalesce(bindparam(name, type_=String()), _exams[name])
-            for name in DESCRIPTION
+            name: case(
+                (_is_name_as_received, func.coalesce(_said(name), _exams[name])),
+                else_=_exams[name],
+            )
+            for name in NAME
         },
+        **{name: func.coalesce(_said(name), _exams[name]) for name in DESCRIPTION[len(NAME) :]},
+        received_patient_name=case(
+            (_is_name_as_received, null()),
+            else_=func.coalesce(_said("patient_name"), _exams.received_patient_name),
+        ),
     )
     .returning(_exams.id, _exams.bundle_id, _exams.state)
 )
@@ -199,13 +217,14 @@ def _open_exam(
             Exam,
             {
                 "study_instance_uid": receipt.study_instance_uid,
-                "patient_id": receipt.patient_id,
+                "received_patient_id": receipt.patient_id,
                 "bundle_id": bundle_id,
                 "opened_at": now,
                 "last_object_at": now,
                 **description,
+                **_identity(session, receipt),
             },
-            ("study_instance_uid", "patient_id"),
+            ("study_instance_uid", "received_patient_id"),
         )
         if new_id is not None:
             return new_id
@@ -217,6 +236,19 @@ def _open_exam(
     if exam.state == ExamState.CLOSED:
         jobs.reopen(session, exam_id, now)
     return exam_id
+
+
+def _identity(session: Session, receipt: Receipt) -> dict[str, str | None]:
+    """Whose a new exam is: the header's patient, or whom that one was merged into or is named."""
+    if not receipt.patient_id:
+        return {"patient_id": "", "received_patient_name": None}
+    patient_id, name = identities.identity_of(session, receipt.patient_id)
+    values: dict[str, str | None] = {"patient_id": patient_id, "received_patient_name": None}
+    if name is not None and name != receipt.patient_name:
+        received = receipt.patient_name
+        values |= {"patient_name": name, "patient_words": fold(name)}
+        values["received_patient_name"] = received
+    return values
 
 
 def _own_study(sop_instance_uid: str) -> str:

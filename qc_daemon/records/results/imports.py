@@ -154,6 +154,7 @@ class FindingImport:
             {
                 "study_instance_uid": each.exam[0],
                 "patient_id": each.exam[1],
+                "received_patient_id": each.exam[1],
                 "state": ExamState.CLOSED,
                 "bundle_id": each.body["bundle"]["model_id"],
                 "opened_at": each.received_at,
@@ -332,11 +333,11 @@ def exam_ids(session: Session, studies: Collection[str]) -> dict[ExamKey, int]:
     ids = dict[ExamKey, int]()
     for page in _pages(sorted(studies)):
         rows = session.execute(
-            select(Exam.id, Exam.study_instance_uid, Exam.patient_id).where(
+            select(Exam.id, Exam.study_instance_uid, Exam.received_patient_id).where(
                 Exam.study_instance_uid.in_(page), Exam.imported_at.is_not(None)
             )
         )
-        ids |= {(row.study_instance_uid, row.patient_id): row.id for row in rows}
+        ids |= {(row.study_instance_uid, row.received_patient_id): row.id for row in rows}
     return ids
 
 

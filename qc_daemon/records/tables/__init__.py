@@ -59,7 +59,13 @@ from qc_daemon.records.tables.findings import (
     SiteAction,
     SiteCalibrationRow,
 )
-from qc_daemon.records.tables.patients import Erasure, ExamInErasure
+from qc_daemon.records.tables.patients import (
+    Erasure,
+    ExamInErasure,
+    PatientAction,
+    PatientChange,
+    PatientIdentityRow,
+)
 from qc_daemon.records.tables.queue import JobKind, JobRow, JobState
 from qc_daemon.records.tables.received import (
     CallerRow,
@@ -138,6 +144,9 @@ __all__ = [
     "OpinionRow",
     "OutgoingCommitment",
     "OutgoingCommitmentItem",
+    "PatientAction",
+    "PatientChange",
+    "PatientIdentityRow",
     "Peer",
     "PerformedStep",
     "Person",

@@ -1,12 +1,13 @@
-"""Patients whose data were erased: what is left is that it was done."""
+"""Patients as a whole: erasures, of which is left that they were done; merges and corrections."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from qc_daemon.records.tables.columns import Base, Key
+from qc_daemon.records.tables.columns import Base, Key, one_of
 
 
 class Erasure(Base):
@@ -31,3 +32,47 @@ class ExamInErasure(Base):
     __tablename__ = "exam_in_erasure"
 
     exam_id: Mapped[int] = mapped_column(Key, primary_key=True, autoincrement=False)
+
+
+class PatientAction(StrEnum):
+    """What was decided of a patient."""
+
+    MERGED = "merged"
+    SPLIT = "split"
+    CORRECTED = "corrected"
+    AS_RECEIVED = "as-received"
+
+
+class PatientIdentityRow(Base):
+    """Whose images with this Patient ID in their header are, where that was corrected.
+
+    `current_id` is its own `patient_id` unless it was merged into another one or numbered anew.
+    Name, birth date (YYYYMMDD) and issuer are those of the patient of the row whose `patient_id` is
+    `current_id`; NULL: as headers say.
+    """
+
+    __tablename__ = "patient_identity"
+    __table_args__ = (Index(None, "current_id"),)
+
+    patient_id: Mapped[str] = mapped_column(primary_key=True)
+    current_id: Mapped[str]
+    name: Mapped[str | None]
+    birth_date: Mapped[str | None]
+    issuer: Mapped[str | None]
+
+
+class PatientChange(Base):
+    """A merge or correction that was ordered; `into_id` is the ID merged into, or the new one."""
+
+    __tablename__ = "patient_change"
+    __table_args__ = (one_of("action", PatientAction),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    action: Mapped[str]
+    patient_id: Mapped[str]
+    into_id: Mapped[str | None]
+    name: Mapped[str | None]
+    birth_date: Mapped[str | None]
+    issuer: Mapped[str | None]
+    made_by: Mapped[str]
+    made_at: Mapped[datetime]

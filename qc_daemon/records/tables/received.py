@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -58,20 +59,35 @@ class StepStatus(StrEnum):
     DISCONTINUED = "DISCONTINUED"
 
 
+def _own_patient_id(context: Any) -> str:
+    """Unless said otherwise, the exam is of the patient whom its headers name."""
+    patient_id: str = context.get_current_parameters()["patient_id"]
+    return patient_id
+
+
 class Exam(Base):
-    """Study Instance UID + Patient ID; `bundle_id` (model id) is fixed when it first opens.
+    """Study Instance UID + Patient ID of the headers; `bundle_id` (model id) is fixed when it first
+    opens.
 
     `report_revision` counts the reports queued; `reported_content` fingerprints the last.
+    `patient_id` and `patient_name` are whose it is, after merges and corrections;
+    `received_patient_name` is set where the name was corrected, empty where it was not known.
     `patient_words` is the name folded for searching; it and the three beside it are NULL while
     unknown: an older version did not store them.
     """
 
     __tablename__ = "exam"
     __table_args__ = (
-        UniqueConstraint("study_instance_uid", "patient_id"),
+        # It has its name from when that column was `patient_id`.
+        UniqueConstraint(
+            "study_instance_uid",
+            "received_patient_id",
+            name="uq_exam_study_instance_uid_patient_id",
+        ),
         one_of("state", ExamState),
         one_of("outcome", ExamOutcome),
         Index(None, "state"),
+        Index(None, "patient_id"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -92,6 +108,8 @@ class Exam(Base):
     study_date: Mapped[str | None]
     # When its findings were imported; NULL where its objects were received.
     imported_at: Mapped[datetime | None]
+    received_patient_id: Mapped[str] = mapped_column(default=_own_patient_id)
+    received_patient_name: Mapped[str | None]
 
 
 class Instance(Base):

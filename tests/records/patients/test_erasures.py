@@ -24,6 +24,8 @@ from qc_daemon.records.tables import (
     OpinionRow,
     OutgoingCommitment,
     OutgoingCommitmentItem,
+    PatientChange,
+    PatientIdentityRow,
     PerformedStep,
     Person,
     Rejection,
@@ -41,7 +43,7 @@ OF_A_PATIENT = {
     "exam", "association_lease", "revision", "acquisition", "finding", "measurement",
     "shadow_finding", "acquisition_operator", "image_features", "opinion", "report_object",
     "review", "job", "rejection", "rendition", "given_rendition", "pledge_item", "instance",
-    "worklist_answer",
+    "worklist_answer", "patient_identity", "patient_change",
 }  # fmt: skip
 
 
@@ -97,6 +99,10 @@ def fill(records: Records, patient: str) -> None:
                 ),
                 Measurement(
                     revision_id=revision, exam_id=exam, concept="CRL", value=60.0, unit="mm"
+                ),
+                PatientIdentityRow(patient_id=patient, current_id=patient, name=patient),
+                PatientChange(
+                    action="corrected", patient_id=patient, made_by="Dr Lee", made_at=now
                 ),
                 WorklistAnswer(exam_id=exam, state="found", operator=patient, asked_at=now),
                 ShadowFinding(

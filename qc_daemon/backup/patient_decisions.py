@@ -1,0 +1,74 @@
+"""Erasures, merges and corrections of patients that a restore undoes."""
+
+import shlex
+from collections.abc import Iterator
+
+from qc_daemon.backup.decision import Decision, DecisionKind
+from qc_daemon.backup.rows import Row, Tables, arguments, is_same, iso, option
+from qc_daemon.records.patients.erasures import SECRET, key_of
+from qc_daemon.records.tables import PatientAction
+
+
+def undone_erasures(restored: Tables, old: Tables) -> Iterator[Decision]:
+    """Erasures that only the old database has, with the command for each patient who is there
+    again. The old database knows a keyed hash only; who is meant, the restored one knows."""
+    columns = ("sha256", "patient_key", "erased_by", "erased_at")
+    known = {row["sha256"] for row in restored.rows("erasure", columns)}
+    later = [row for row in old.rows("erasure", columns) if row["sha256"] not in known]
+    secrets = [row for row in old.rows("secret", ("name", "value")) if row["name"] == SECRET]
+    if not later or not secrets:
+        return
+    key = bytes(secrets[0]["value"])
+    patients = {
+        key_of(key, str(row["patient_id"])): str(row["patient_id"])
+        for row in restored.rows("exam", ("patient_id",))
+    }
+    for row in later:
+        patient = patients.get(row["patient_key"])
+        if patient is not None:
+            words = arguments(patient, [*option("--by", row["erased_by"]), "--yes"])
+            yield Decision(
+                DecisionKind.PATIENT_ERASED,
+                f"Patient ID {patient}",
+                iso(row["erased_at"]),
+                "patient erase",
+                words,
+            )
+
+
+def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
+    """Merges and corrections that only the old database has, in the order they were made."""
+    columns = (
+        *("id", "action", "patient_id", "into_id", "name", "birth_date", "issuer"),
+        *("made_by", "made_at"),
+    )
+    known = {row["id"]: row for row in restored.rows("patient_change", columns)}
+    for row in old.rows("patient_change", columns):
+        earlier = known.get(row["id"])
+        if earlier is not None and is_same(earlier, row, *columns):
+            continue
+        verb, words = _command(row)
+        yield Decision(
+            DecisionKind.PATIENT_CHANGED,
+            f"Patient ID {row['patient_id']}: {row['action']}",
+            iso(row["made_at"]),
+            verb,
+            words,
+        )
+
+
+def _command(row: Row) -> tuple[str, str]:
+    """The command that repeats a change, and its words."""
+    by, issuer = option("--by", row["made_by"]), option("--issuer", row["issuer"])
+    said = [*option("--name", row["name"]), *option("--birth-date", row["birth_date"])]
+    patient = str(row["patient_id"])
+    match row["action"]:
+        case PatientAction.MERGED:
+            words = [f"--from={patient}", *option("--into", row["into_id"]), *issuer, *by]
+            return "patient merge", shlex.join(words)
+        case PatientAction.SPLIT:
+            return "patient split", arguments(patient, by)
+        case PatientAction.AS_RECEIVED:
+            return "patient correct", arguments(patient, ["--as-received", *by])
+    new_id = option("--new-id", row["into_id"])
+    return "patient correct", arguments(patient, [*said, *new_id, *issuer, *by])
