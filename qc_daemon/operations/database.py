@@ -299,6 +299,7 @@ _DECIDED = {
     DecisionKind.PASSWORD_SET: ("password set", "passwords set"),
     DecisionKind.TOKEN_REVOKED: ("token revoked", "tokens revoked"),
     DecisionKind.PATIENT_ERASED: ("erasure of a patient", "erasures of patients"),
+    DecisionKind.PATIENT_CHANGED: ("correction of a patient", "corrections of patients"),
 }
 # What is to be repeated in turn is one list.
 _OF_ACCOUNTS = (
