@@ -96,6 +96,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "tests/training/commands/test_resumption.py": ("training/commands/", "training/train/"),
     "tests/training/crossval/test_run.py": (*_LEARNING, "training/crossval/"),
     "tests/training/evaluation/test_evaluate.py": (*_JUDGING, "training/evaluation/"),
+    "tests/training/test_models_tutorial.py": (
+        *("docs/models-tutorial.md", "training/commands/", "training/train/", "training/phantom/"),
+        *("model/parts/", "model/nextgen_uia/", "model/dual_branch/"),
+    ),
     "tests/training/test_reviewed_samples.py": (
         *(*_LEARNING, "training/evaluation/", "qc_daemon/operations/review_training.py"),
     ),

@@ -111,9 +111,15 @@ def load_tower(path: Path, layers: tuple[int, ...] | None = None, side: int = 22
     return tower.eval()
 
 
+def tower_files(folder: Path) -> tuple[str, str]:
+    """The files of a tower's folder that `load_tower` reads: a SpatialCLIP's or transformers'."""
+    is_spatialclip = (folder / WEIGHTS).is_file() and not (folder / TOWER_WEIGHTS).is_file()
+    return (CONFIG, WEIGHTS) if is_spatialclip else (TOWER_CONFIG, TOWER_WEIGHTS)
+
+
 def _load_vision(folder: Path) -> Any:
     """The image tower in a folder of transformers', or in a SpatialCLIP's."""
-    if (folder / WEIGHTS).is_file() and not (folder / TOWER_WEIGHTS).is_file():
+    if WEIGHTS in tower_files(folder):
         return vision_of(load_spatialclip(folder).trimodal_clip.clip_model)
     return vision_of(load_clip(folder))
 

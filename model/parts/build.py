@@ -10,6 +10,7 @@ import torch
 from detector.anatomy import View
 from model.bundle.manifest import incomplete, mismatch
 from model.fetalclip.checkpoint import load_fetalclip
+from model.nextgen_uia.checkpoint import tower_files
 from model.parts.part import (
     CARD,
     MODEL,
@@ -27,7 +28,6 @@ from model.parts.part import (
 )
 from model.parts.view_models import check_classes, load_view_model
 
-_TOWER_FILES = ("config.json", "model.safetensors")
 _TOKENIZER = ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _FETALCLIP_FACTS = "fetalclip.json"
 
@@ -69,7 +69,7 @@ def build_part(
         if prompts is not None:
             _copy_all([prompts], folder, PROMPTS)
         if tower is not None and tower.is_dir():
-            _copy_all([tower / each for each in _TOWER_FILES], folder / TOWER)
+            _copy_all([tower / each for each in tower_files(tower)], folder / TOWER)
         elif tower is not None:
             _copy_all([tower], folder, TOWER_FILE)
         class_views: dict[str, tuple[View, ...]] = {}

@@ -34,7 +34,7 @@ def phantom(
         float, typer.Option(help="Share of pictures of none of the four views.", min=0, max=1)
     ] = 0.0,
     format: Annotated[
-        Format, typer.Option(help="PNG and samples.json, or DICOM exams.")
+        Format, typer.Option(help="PNG, samples.json and CSVs, or DICOM exams.")
     ] = Format.PNG,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     force: Annotated[

@@ -1,6 +1,7 @@
 """Phantoms as files: PNG with a SpatialCLIP JSON, or DICOM exams with their truth."""
 
-from collections.abc import Callable, Iterator, Sequence
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -32,7 +33,9 @@ def write_dataset(
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
-    """Write `count` PNG pictures and `samples.json` (SpatialCLIP samples, with their truth).
+    """Write `count` PNG pictures and `samples.json` (SpatialCLIP samples, with their truth), and
+    the tables that the other families read: `labels.csv` with the view as class and whether it is
+    standard as usable, `captions.csv` with the descriptions. Each picture is of another patient.
 
     `views` take turns, half of each standard; a share of `other_share` shows view OTHER.
     The result depends on the arguments alone, not on `workers`.
@@ -49,7 +52,25 @@ def write_dataset(
     (out / "images").mkdir(parents=True, exist_ok=True)
     job = partial(_write_picture, out, seed, views_of(count, seed, views, other_share))
     samples = list(_with_progress(_run_jobs(job, count, workers), count, "phantoms", progress))
+    _write_tables(out, samples)
     return write_listing(out, SAMPLES, samples)
+
+
+def _write_tables(out: Path, samples: Sequence[Mapping[str, Any]]) -> None:
+    labels, captions = [], []
+    for sample in samples:
+        path, patient, view = sample["image_path"], str(sample["seed"]), sample["view"]
+        usable = int(sample["class_label"] == "standard")
+        labels.append((path, patient, view, view, usable))
+        # Of what shows nothing there is nothing to say.
+        if sample["description"]:
+            captions.append((Path(path).name, sample["description"], patient))
+    for name, header, rows in (
+        ("labels.csv", ("file", "patient", "plane", "class", "usable"), labels),
+        ("captions.csv", ("filename", "Caption", "patient"), captions),
+    ):
+        with (out / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def views_of(count: int, seed: int, views: Sequence[View], other_share: float) -> tuple[View, ...]:

@@ -11,9 +11,14 @@ import torch
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
+from model.nextgen_uia.checkpoint import load_tower, save_trained, tower_sha256
+from model.nextgen_uia.network import AdaptedNetwork, HeadConfig, Task
+from model.parts.build import build_part
 from model.parts.opinion import LOW_PROBABILITY, LOW_SIMILARITY, SECOND_OPINION, Opinion, PartId
-from model.parts.part import MANIFEST, Part, RejectThresholds, verify_part
+from model.parts.part import MANIFEST, Family, Part, RejectThresholds, verify_part
 from model.parts.view_models import OpinionModel
+from model.spatialclip.backbone import SONONET
+from model.spatialclip.checkpoint import save_spatialclip
 from tests.support.command_line import qc_daemon_here
 from tests.support.parts import (
     VIEWS,
@@ -22,6 +27,7 @@ from tests.support.parts import (
     fetalclip_part,
     write_json,
 )
+from tests.support.towers import spatialclip, tower_folder, write_sononet
 
 CPU = torch.device("cpu")
 SCREEN = np.full((60, 80, 3), 90, np.uint8)
@@ -62,6 +68,28 @@ def test_a_class_is_an_opinion_on_the_view(classifier: Part) -> None:
     assert opinion.probability == pytest.approx(1 / (1 + 2 * np.exp(-4)), abs=1e-6)
     assert opinion.agrees_with(View.NT) is True
     assert opinion.agrees_with(View.OTHER) is False
+
+
+@pytest.mark.parametrize("kind", ["clip", "spatialclip", "sononet16"])
+def test_a_head_on_any_tower_is_a_part(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / kind
+    if kind == "clip":
+        tower_folder(source)
+    elif kind == "spatialclip":
+        save_spatialclip(source, spatialclip(SONONET))
+    else:
+        source = write_sononet(tmp_path / "sononet16.safetensors")
+    tower = load_tower(source)
+    head = HeadConfig(Task.CLASSIFICATION, ("NT", "HEAD"), width=8)
+    network = AdaptedNetwork(tower, head)
+    save_trained(tmp_path / "run", tower, tower_sha256(tower), head=network.head, head_config=head)
+    part = build_part(
+        Family.NEXTGEN_UIA, tmp_path / "run", tmp_path / "part", name="heads", version="1",
+        tower=source,
+    )  # fmt: skip
+    shutil.rmtree(tmp_path / "run")
+    (shutil.rmtree if source.is_dir() else Path.unlink)(source)
+    assert ask(part).label in head.classes
 
 
 def test_a_class_of_none_of_our_views_says_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Phantoms as PNG with SpatialCLIP JSON, and as DICOM objects."""
 
+import csv
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 
 from detector.anatomy import View
 from detector.console import UsageError
+from training.data.labelled import read_labelled
 from training.phantom import (
     VIEWS,
     Patient,
@@ -241,6 +243,13 @@ def test_command_writes_what_it_says(tmp_path: Path) -> None:
     assert result.exit_code == 0
     samples = json.loads((out / "samples.json").read_text())
     assert [sample["view"] for sample in samples] == ["NT", "NT"]
+    # The other families read them, too.
+    pictures = read_labelled(out / "labels.csv")
+    assert [(p.path.is_file(), p.label) for p in pictures] == [(True, "NT")] * 2
+    assert len({p.group for p in pictures}) == 2
+    rows = list(csv.DictReader((out / "captions.csv").open()))
+    assert [row["Caption"] for row in rows] == [s["description"] for s in samples]
+    assert all((out / "images" / row["filename"]).is_file() for row in rows)
     assert "Examples" in runner.invoke(app, ["--help"]).output
     wrong = runner.invoke(app, ["--out", str(out), "--format", "dicom", "--other-share", "0.5"])
     assert isinstance(wrong.exception, UsageError)
