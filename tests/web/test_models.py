@@ -41,6 +41,11 @@ def test_a_bundle_shows_card_and_manifest(site: WebSite) -> None:
     assert f"/models/{MODEL}" in lead.get("/models").text
     page = lead.get(f"/models/{MODEL}").text
     assert "Model card" in page
+    # Read as a page, not as Markdown.
+    card = page.partition('<section class="card"')[2].partition("</section>")[0]
+    assert "<h3>" in card
+    assert "<table>" in card
+    assert "|---" not in card
     assert "Not yet." in page
     assert site.browser("sonographer").get("/models").status_code == 403
     for path in ("/models/default", "/models/" + "0" * 64, "/models/%2Fetc%2Fpasswd"):

@@ -19,6 +19,7 @@ from qc_daemon.operations.principals import Principal
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
 from qc_daemon.web.context import context_of
+from qc_daemon.web.markdown import render_markdown
 from qc_daemon.web.rendering import render
 
 router = APIRouter(include_in_schema=False)
@@ -39,7 +40,8 @@ def model_page(model_id: str, request: Request, principal: _Sees) -> Response:
     """A bundle: its card, parts and manifest, and the audits that tried it in shadow."""
     model = read_model(context_of(request).settings, model_id)
     manifest = json.dumps(model["manifest"], indent=1, ensure_ascii=False)
-    values = {"model": model, "manifest": manifest, "part_columns": PART_COLUMNS}
+    card = render_markdown(model["card"], heading=3) if model["card"] else None
+    values = {"model": model, "card": card, "manifest": manifest, "part_columns": PART_COLUMNS}
     return render(request, "model.html", principal, values)
 
 
