@@ -8,6 +8,7 @@ from typing import Any
 from qc_daemon.operations.access_log import list_access
 from qc_daemon.operations.finding_lists import NotVisibleError
 from qc_daemon.operations.identities import Counts, count_images, list_devices, list_persons
+from qc_daemon.operations.identity_names import identity_names
 from qc_daemon.operations.principals import Principal, scope_of
 from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.records.accounts.access_log import AccessFilter
@@ -34,6 +35,21 @@ def list_visible_devices(
 ) -> list[dict[str, Any]]:
     """Rows of `device list`."""
     return list_devices(settings, counts) if may_see_devices(principal) else []
+
+
+def list_names(settings: Settings, principal: Principal, kind: IdentityKind) -> dict[str, str]:
+    """What the persons or devices that the account sees are called, by id and in order of names;
+    those that were merged into another one under that one alone."""
+    if kind is IdentityKind.DEVICE and not may_see_devices(principal):
+        return {}
+    with open_store(settings).read() as session:
+        names = identity_names(session, kind)
+        aliases = identities.roots(session, kind)
+        own = scope_of(session, principal).persons
+    if kind is IdentityKind.PERSON and own is not None:
+        names = {id: name for id, name in names.items() if id in own}
+    roots = {id: name for id, name in names.items() if id not in aliases}
+    return dict(sorted(roots.items(), key=lambda each: (each[1].casefold(), each[0])))
 
 
 def may_see_devices(principal: Principal) -> bool:

@@ -2,9 +2,14 @@
 
 import re
 
+from markupsafe import escape
+
+from qc_daemon.operations.identity_names import identity_names
 from qc_daemon.operations.review_lists import show_review
 from qc_daemon.operations.reviews import Answer, remark
 from qc_daemon.operations.saved_views import MAX_VIEWS
+from qc_daemon.operations.shared import open_store
+from qc_daemon.records.tables import IdentityKind
 from tests.support.web_site import MARKUP, WebSite
 
 
@@ -34,6 +39,20 @@ def test_filters_are_kept_under_a_name_by_account(shared_site: WebSite) -> None:
         answer = shared_site.post(lead, "/worklist/views", name=f"view {number}", query="")
     assert answer.status_code == 422
     assert "remove one" in answer.text
+
+
+def test_persons_and_devices_are_chosen_by_name(shared_site: WebSite) -> None:
+    settings = shared_site.exam.settings
+    lead, sonographer = (shared_site.browser(name) for name in ("lead", "sonographer"))
+    with open_store(settings).read() as session:
+        id, name = next(iter(identity_names(session, IdentityKind.PERSON).items()))
+    page = lead.get(f"/worklist?person={id}").text
+    assert f'<option value="{id}" selected>{escape(name)}</option>' in page
+    assert '<select name="device">' in page
+    # What a link asks for stays asked for, also where it is no more.
+    gone = lead.get("/worklist?person=gone-1").text
+    assert '<option value="gone-1" selected>gone-1</option>' in gone
+    assert '<select name="device">' not in sonographer.get("/worklist").text
 
 
 def test_findings_are_accepted_together_but_for_those_that_need_a_look(

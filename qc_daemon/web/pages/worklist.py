@@ -16,8 +16,9 @@ from qc_daemon.operations.finding_lists import (
 from qc_daemon.operations.principals import Principal
 from qc_daemon.operations.review_lists import WAITING, Answers
 from qc_daemon.operations.saved_views import list_views
+from qc_daemon.operations.visible_identities import list_names
 from qc_daemon.records.listings import ExamFilter
-from qc_daemon.records.tables import ExamState
+from qc_daemon.records.tables import ExamState, IdentityKind
 from qc_daemon.review.state import ReviewStatus
 from qc_daemon.verbs import Verb
 from qc_daemon.web.access import Access
@@ -81,6 +82,8 @@ def worklist_page(
         "chosen_states": states,
         "views": [each.value for each in View],
         "verdicts": list(QUALITY_LABELS),
+        "persons": list_names(settings, principal, IdentityKind.PERSON),
+        "devices": list_names(settings, principal, IdentityKind.DEVICE),
         "is_continued": bool(cursor),
         "saved_views": list_views(settings, principal),
         "query": build_url("", filters).lstrip("?"),
