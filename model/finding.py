@@ -163,7 +163,8 @@ class Finding:
     """A judgement with its provenance: the stored, reported and exchanged result.
 
     `frame` counts from 1. `source` is a path for files scored outside the daemon, else None.
-    `unreadable_frames` are others of the same object.
+    `unreadable_frames` are others of the same object. `runtime`: what ran the models, where not all
+    in full precision; in JSON only then.
     """
 
     judgement: Judgement
@@ -176,6 +177,7 @@ class Finding:
     sop_instance_uid: str | None = None
     created: str = field(default="")
     unreadable_frames: tuple[UnreadableFrame, ...] = ()
+    runtime: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The finding as a JSON object: what `qc-daemon score` prints and the database stores."""
@@ -215,6 +217,8 @@ class Finding:
             "flags": [flag.value for flag in j.flags],
             "created": self.created,
         }
+        if self.runtime:
+            body["runtime"] = self.runtime
         if j.site is not None:
             body["site"] = asdict(j.site)
         if j.opinions:
@@ -267,6 +271,7 @@ class Finding:
                 UnreadableFrame(each["frame"], each["error"]["code"], each["error"]["message"])
                 for each in data.get("unreadable_frames", ())
             ),
+            runtime=str(data.get("runtime", "")),
         )
 
 

@@ -41,7 +41,8 @@ from model.outlier import OutlierModel, detector_evidence, is_coloured_everywher
 from model.parts.opinion import Opinion
 from model.parts.part import Part
 from model.reasons import judge_criteria, weightiest
-from model.runtime.runtime import TORCH, cache_folder, choose_runtime
+from model.runtime.precision import EXACT
+from model.runtime.runtime import TORCH, Runtime, cache_folder, choose_runtime
 from model.site.use import SiteUse
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
@@ -112,7 +113,8 @@ class Judge:
 
     The logits of `augment` augmented copies of each region are averaged with its own; n of them
     cost n times as much again. Views that were not learnt from real pictures (all but
-    `real_views`) get a verdict in simulated ones only.
+    `real_views`) get a verdict in simulated ones only. `inexact_runtime`: the facts of what runs
+    networks in another precision than float32; empty where none does.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Judge:
         augment: int = 0,
         real_views: Collection[View] = tuple(View),
         opinion_models: "Sequence[OpinionModel]" = (),
+        inexact_runtime: str = "",
     ) -> None:
         self.bundle_id = bundle_id
         self.detector = detector
@@ -142,6 +145,7 @@ class Judge:
         self.augment = augment
         self.real_views = frozenset(real_views)
         self.opinion_models = tuple(opinion_models)
+        self.inexact_runtime = inexact_runtime
 
     @classmethod
     def open(
@@ -151,21 +155,26 @@ class Judge:
         augment: int = 0,
         backbone: Part | None = None,
         opinion_parts: Mapping[str, Part] | None = None,
-        runtime: str = TORCH,
+        runtime: str | Runtime = TORCH,
+        precision: str = EXACT,
     ) -> "Judge":
         """Load all that a verified bundle has onto a device (see `choose_device`), its detector and
-        image tower run by a runtime (see `choose_runtime`).
+        image tower run by a runtime, or by that of a name and precision (see `choose_runtime`).
 
         `backbone`: the CLIP of a SpatialCLIP that was stored without it. `opinion_parts`: the part
         to ask, by role.
 
-        Raises QCError on a part, a device or a runtime that cannot be used, UsageError on a name
-        that is none.
+        Raises QCError on a part, a device, a runtime or a precision that cannot be used, UsageError
+        on a name that is none.
         """
         torch_device = choose_device(device)
         detector = bundle.detector(torch_device)
         spatialclip = bundle.spatialclip(torch_device, backbone).eval()
-        network_runtime = choose_runtime(runtime, torch_device, cache_folder())
+        network_runtime = (
+            choose_runtime(runtime, torch_device, cache_folder(), precision, bundle.manifest)
+            if isinstance(runtime, str)
+            else runtime
+        )
         network_runtime.compile_networks(detector, spatialclip)
         return cls(
             bundle.id,
@@ -180,6 +189,7 @@ class Judge:
             augment,
             bundle.real_views,
             _load_opinion_models(opinion_parts or {}, torch_device),
+            "" if network_runtime.is_exact else network_runtime.facts,
         )
 
     def judge(self, frame: Frame, site: SiteUse | None = None) -> list[Judgement]:

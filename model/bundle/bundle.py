@@ -218,6 +218,7 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
     from model.calibration import Calibration
     from model.criteria.thresholds import CriteriaThresholds
     from model.image_reference import KEY, ImageReference
+    from model.runtime import precision
 
     readers = {
         "calibration": Calibration.from_json,
@@ -233,6 +234,10 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
         ImageReference.from_manifest(manifest)
     except ValueError as error:
         yield mismatch(f"{MANIFEST}: {KEY} is unusable ({error})")
+    try:
+        precision.records_of(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        yield mismatch(f"{MANIFEST}: {precision.KEY} is unusable ({error})")
     if not isinstance(manifest.get("real_views", []), list) or not set(
         map(str, manifest.get("real_views", []))
     ) <= {view.value for view in View}:

@@ -1,8 +1,10 @@
-"""Add parts to a bundle: a new bundle with the same models, and others beside them."""
+"""Make a bundle of another one with the same models: with parts beside them, or with a record of
+their precision."""
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from model.bundle import bundle
 from model.bundle.bundle import Bundle
 from model.bundle.manifest import mismatch
 from model.parts.part import PARTS, Part, views_json
+from model.runtime.precision import FAST, KEY, PrecisionRecord, records_of
 
 HEADING = "## Models of other families"
 
@@ -23,16 +26,8 @@ def extend(
     QCError; nothing is left of a bundle that could not be made.
     """
     original = Bundle.open(base)
-    if out.exists():
-        raise mismatch(f"{out} exists: name a new folder for the bundle")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / "bundle"
-        shutil.copytree(original.path, folder, ignore=shutil.ignore_patterns(bundle.MANIFEST))
+    with _copy(original, out) as (folder, facts):
         added = copy_parts(parts, folder)
-        facts: dict[str, Any] = dict(original.manifest)
-        # Nobody has said that of the new bundle.
-        facts.pop("clinical_use", None)
         names = "+".join(part.id.name for part in added)
         facts["name"] = name or original.id.name
         facts["version"] = version or f"{original.id.version}+{names}"
@@ -41,9 +36,48 @@ def extend(
         card = folder / bundle.CARD
         text = card.read_text(encoding="utf-8").partition(f"\n{HEADING}\n")[0].rstrip()
         card.write_text(f"{text}\n\n{card_of_parts(every)}", encoding="utf-8")
+    return Bundle.open(out)
+
+
+def add_record(
+    base: Path, record: PrecisionRecord, out: Path, *, name: str | None, version: str | None
+) -> Bundle:
+    """A copy of the bundle `base` that records what another precision changes, in `out`, which must
+    not exist; opened. A record of the same networks, runtime and kind of CPU is replaced.
+
+    Name and version are the base's, the version with "fast", unless given. Raises QCError; nothing
+    is left of a bundle that could not be made.
+    """
+    original = Bundle.open(base)
+    try:
+        records = records_of(original.manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise mismatch(f"{bundle.MANIFEST}: {KEY} is unusable ({error})") from error
+    kept = [each for each in records if each.subject != record.subject]
+    with _copy(original, out) as (_, facts):
+        facts["name"] = name or original.id.name
+        own = original.id.version
+        facts["version"] = version or (own if records else f"{own}+{FAST}")
+        facts[KEY] = [each.to_json() for each in (*kept, record)]
+    return Bundle.open(out)
+
+
+@contextmanager
+def _copy(original: Bundle, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A copy of the bundle and its manifest's facts, both to be changed; it becomes `out` at the
+    end. Raises QCError where there is something already; nothing is left after an error."""
+    if out.exists():
+        raise mismatch(f"{out} exists: name a new folder for the bundle")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        folder = Path(scratch) / "bundle"
+        shutil.copytree(original.path, folder, ignore=shutil.ignore_patterns(bundle.MANIFEST))
+        facts = dict(original.manifest)
+        # Nobody has said that of the new bundle.
+        facts.pop("clinical_use", None)
+        yield folder, facts
         bundle.write_manifest(folder, facts)
         folder.rename(out)
-    return Bundle.open(out)
 
 
 def copy_parts(parts: Sequence[Path], folder: Path) -> list[Part]:

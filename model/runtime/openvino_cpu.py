@@ -1,4 +1,4 @@
-"""Networks compiled by OpenVINO for this CPU, in full precision.
+"""Networks compiled by OpenVINO for this CPU, in full precision or, where asked, in bfloat16.
 
 Conversion traces the PyTorch network, which takes seconds; its result is kept in a cache, by the
 hash of the network's weights, and read again where its bytes are still what was written.
@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from detector.errors import ErrorCode, QCError
 from detector.no_network import openvino_module
 from detector.yolo.yolo import YoloDetector
+from model.runtime.precision import BFLOAT16, DETECTOR, IMAGE_TOWER, SONONET
 from model.spatialclip.network import SpatialClip
 
 openvino: Any = openvino_module()
 
 CONVERSION_VERSION = 1
 """Raise this when this module converts the same network otherwise: caches are then made anew."""
+HINTS = {False: "f32", True: "bf16"}
+"""OpenVINO's name of the precision, by whether it is bfloat16."""
 _NETWORK, _HASHES = "network.xml", "hashes.json"
 _FILES = (_NETWORK, "network.bin")
 _LOG = logging.getLogger(__name__)
@@ -46,23 +49,37 @@ class CompiledNetwork(nn.Module):
 
 
 class OpenVinoRuntime:
-    """OpenVINO on the CPU, float32: sums are in another order than PyTorch's, nothing else."""
+    """OpenVINO on the CPU. In float32 sums are in another order than PyTorch's, nothing else."""
 
-    def __init__(self, cache: Path | None = None) -> None:
-        """Without `cache` every process converts anew."""
+    def __init__(self, cache: Path | None = None, bfloat16: Collection[str] = ()) -> None:
+        """Without `cache` every process converts anew. `bfloat16`: which of PARTS are computed in
+        it, their inputs and outputs staying float32."""
         self._cache = cache
+        self._bfloat16 = frozenset(bfloat16)
         self._core = openvino.Core()
 
     @property
     def facts(self) -> str:
-        return f"openvino {openvino.__version__}, float32"
+        names = ", ".join(sorted(self._bfloat16))
+        precision = f"float32, {names} {BFLOAT16}" if names else "float32"
+        return f"openvino {openvino.__version__}, {precision}"
+
+    @property
+    def is_exact(self) -> bool:
+        return not self._bfloat16
 
     def compile_networks(self, detector: YoloDetector, spatialclip: SpatialClip) -> None:
         """As `Runtime` says."""
-        detector.compile_network(partial(self.compile, any_size=True))
-        spatialclip.trimodal_clip.compile_image_network(self.compile)
+        of_detector, of_tower = (part in self._bfloat16 for part in (DETECTOR, IMAGE_TOWER))
+        detector.compile_network(partial(self.compile, any_size=True, bfloat16=of_detector))
+        of_sononet = partial(self.compile, bfloat16=True) if SONONET in self._bfloat16 else None
+        spatialclip.trimodal_clip.compile_image_network(
+            partial(self.compile, bfloat16=of_tower), of_sononet
+        )
 
-    def compile(self, network: nn.Module, example: Tensor, *, any_size: bool = False) -> nn.Module:
+    def compile(
+        self, network: nn.Module, example: Tensor, *, any_size: bool = False, bfloat16: bool = False
+    ) -> nn.Module:
         """What gives the network's output for pictures like `example` (B, C, H, W) float32, of any
         batch size, and with `any_size` of any height and width that the network takes.
 
@@ -78,7 +95,7 @@ class OpenVinoRuntime:
                 ir_model,
                 "CPU",
                 {
-                    "INFERENCE_PRECISION_HINT": "f32",
+                    "INFERENCE_PRECISION_HINT": HINTS[bfloat16],
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 },
@@ -172,4 +189,7 @@ def _hash_file(path: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What is wrong, without the places in OpenVINO's sources that come before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    problems = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (problems or lines)[0].strip()[:200]

@@ -4,7 +4,7 @@ The hybrid of Dosovitskiy et al. 2021 (An Image is Worth 16x16 Words, section 3.
 that must be small start from what an image network has already learnt about texture and edges.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,24 +69,37 @@ class HybridEmbed(nn.Module):
         """Patch features of what `forward_features` gave for the pictures."""
         return self.projection(features)  # type: ignore[no-any-return]
 
-    def forward_features(self, pixel_values: Tensor) -> Tensor:
-        """The image networks' features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        timm: Callable[[Tensor], Tensor] | None = None,
+        sononet: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The image networks' features (B, C, S / 32, S / 32) of CLIP-normalised pictures; `timm`
+        and `sononet` run the two networks in their place, if given."""
         # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
         with torch.autocast(pixel_values.device.type, enabled=False):
             pixels = pixel_values.float()
-            features = self._network_features(pixels)
+            features = self._network_features(pixels, timm, sononet)
             if self.mirrored:
-                features = (features + self._network_features(pixels.flip(-1)).flip(-1)) / 2
+                mirror = self._network_features(pixels.flip(-1), timm, sononet)
+                features = (features + mirror.flip(-1)) / 2
         return features
 
-    def _network_features(self, pixels: Tensor) -> Tensor:
+    def _network_features(
+        self,
+        pixels: Tensor,
+        timm: Callable[[Tensor], Tensor] | None,
+        sononet: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
         parts: list[Tensor] = []
         if self.features is not None:
             levels = pixels * self.gain + self.offset
-            parts += self.features(levels.contiguous(memory_format=torch.channels_last))
+            levels = levels.contiguous(memory_format=torch.channels_last)
+            parts += self.features(levels) if timm is None else [timm(levels)]
         if self.sononet is not None:
             grey = (pixels * self.std + self.mean).mean(1, keepdim=True)
-            parts.append(self.sononet(normalise_picture(grey, FILL / 255)))
+            parts.append((sononet or self.sononet)(normalise_picture(grey, FILL / 255)))
         return torch.cat(parts, 1)
 
     def freeze_early(self) -> None:

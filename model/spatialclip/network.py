@@ -202,15 +202,36 @@ class TriModalClip(nn.Module):
         features = self.stem.forward_features if compiled is None else compiled
         return self.encode_features(features(pixel_values))
 
+    @property
+    def has_sononet(self) -> bool:
+        """Whether the stem has a SonoNet."""
+        return self.stem is not None and self.stem.sononet is not None
+
     def compile_image_network(
-        self, compile_for_pictures: Callable[[nn.Module, Tensor], nn.Module]
+        self,
+        compile_for_pictures: Callable[[nn.Module, Tensor], nn.Module],
+        compile_sononet: Callable[[nn.Module, Tensor], nn.Module] | None = None,
     ) -> None:
         """Let the part of `encode_image` that costs most be run by what `compile_for_pictures`
-        makes of it and an example: the stem's networks, or all of it where there is no stem."""
+        makes of it and an example: the stem's networks, or all of it where there is no stem.
+
+        With `compile_sononet` the stem's SonoNet is run by what that makes of it, apart. Raises
+        ValueError where there is none.
+        """
         size = self.clip_model.config.vision_config.image_size
         example = torch.zeros(1, 3, size, size, device=self.logit_scale.device)
-        network = _ImageEncoder(self) if self.stem is None else _StemNetworks(self.stem)
-        self._compiled_image_network = compile_for_pictures(network, example)
+        stem = self.stem
+        if compile_sononet is None:
+            network = _ImageEncoder(self) if stem is None else _StemNetworks(stem)
+            self._compiled_image_network = compile_for_pictures(network, example)
+            return
+        if stem is None or stem.sononet is None:
+            raise ValueError("the image tower has no SonoNet")
+        self._compiled_image_network = _SeparateNetworks(
+            stem,
+            None if stem.features is None else compile_for_pictures(stem.features, example),
+            compile_sononet(stem.sononet, example[:, :1]),
+        )
 
     def encode_features(self, features: Tensor) -> Tensor:
         """The stem's features (B, C, h, w), pictures where there is no stem -> (B, d) of unit
@@ -262,6 +283,19 @@ class _StemNetworks(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self._forward(pixel_values)
+
+
+class _SeparateNetworks(nn.Module):
+    """A stem without the projection, each of its networks run by another module."""
+
+    def __init__(self, stem: HybridEmbed, timm: nn.Module | None, sononet: nn.Module) -> None:
+        super().__init__()
+        self.timm = timm
+        self.sononet = sononet
+        self._forward = stem.forward_features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self._forward(pixel_values, self.timm, self.sononet)
 
 
 class PooledProjection(nn.Module):

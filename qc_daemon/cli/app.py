@@ -200,6 +200,9 @@ def score(
     runtime: Annotated[
         str | None, typer.Option(help="auto, torch or openvino; else what score.runtime says.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="exact or fast; else what score.precision says.")
+    ] = None,
     sr: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for an SR of each DICOM file.")
     ] = None,
@@ -228,6 +231,7 @@ def score(
     Example: qc-daemon score exam/*.dcm --site site.json
     """
     from model.bundle.bundle import Bundle
+    from model.runtime.precision import check_precision
     from model.site.record import read_record
 
     # Arguments are checked before the models' libraries load, which takes seconds.
@@ -236,6 +240,8 @@ def score(
     settings.score.bundle = bundle or settings.score.bundle
     settings.score.device = device or settings.score.device
     settings.score.runtime = runtime or settings.score.runtime
+    if precision is not None:
+        settings.score.precision = check_precision(precision)
     record = None if site is None else read_record(site)
     opened = Bundle.open(settings.score.bundle)
     from qc_daemon.operations.results import (

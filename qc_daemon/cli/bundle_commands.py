@@ -1,7 +1,8 @@
 """The commands on models: `bundle list|show|verify|bench|build|part|extend|activate`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +10,7 @@ from detector import console
 from detector.console import UsageError
 from detector.plain_text import visible
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
+from qc_daemon.cli.output import Format as OutputFormat
 from qc_daemon.cli.output import (
     parse_format,
     progress_bar,
@@ -19,6 +21,11 @@ from qc_daemon.cli.output import (
 )
 from qc_daemon.settings import load
 
+if TYPE_CHECKING:
+    from detector.frame import Frame
+    from qc_daemon.settings import ScoreSettings
+
+_BENCH_PICTURES, _RECORD_PICTURES = 8, 300
 Name = Annotated[
     str | None,
     typer.Argument(
@@ -99,31 +106,57 @@ def bundle_bench(
         str | None,
         typer.Option(help="A shipped bundle's name or a folder; else what score.bundle says."),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 8,
+    pictures: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="At most so many; default 8, and with --record 300.",
+            show_default=False,
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Compare the verdicts in precision fast with the exact ones, and write a bundle"
+            " that records it into this new folder.",
+        ),
+    ] = None,
     config: Config = None,
     format: Format = "table",
 ) -> None:
-    """Time the models by each runtime that this machine has, and say which it has not.
+    """Time the models by each runtime and precision of this machine, and say which it has not.
 
     Each part alone and a whole image, picture by picture in turn: medians of CPU seconds and of
     seconds by the clock, and ratios to torch on the CPU, the reference.
 
+    With --record nothing is timed: half of the pictures, at most, are of the files, the others
+    simulated, and the new bundle allows score.precision fast on CPUs like this one. Where verdicts
+    change too much none is written.
+
     Example: qc-daemon bundle bench --pictures 16 --format json
+
+    Example: qc-daemon bundle bench exam/ --record mine
     """
     output_format = parse_format(format)
     settings = load(config).score
     settings.bundle = bundle or settings.bundle
+    if record is not None:
+        _record(paths or [], settings, pictures or _RECORD_PICTURES, record, output_format)
+        return
     from qc_daemon.operations.bundle_bench import COLUMNS, ROUNDS, read_frames, run_bench
 
+    count = pictures or _BENCH_PICTURES
     if paths:
-        frames = list(read_frames(paths, settings, pictures, _warn))
+        frames = list(read_frames(paths, settings, count, _warn))
         if not frames:
             names = ", ".join(map(str, paths))
             raise UsageError(f"{names}: no pictures there; give DICOM or picture files")
     else:
         from qc_daemon.cli.demo import phantom_frames
 
-        frames = list(phantom_frames(pictures))
+        frames = list(phantom_frames(count))
     with progress_bar() as bar:
         task = bar.add_task("Timing", total=len(frames) * (ROUNDS + 1))
         report = run_bench(settings, frames, lambda: bar.advance(task))
@@ -295,6 +328,32 @@ def bundle_activate(
     from qc_daemon.operations.bundles import activate_bundle
 
     say(f"active: model_id {activate_bundle(load_settings(config), name)}")
+
+
+def _record(
+    paths: list[Path], settings: "ScoreSettings", count: int, out: Path, output_format: OutputFormat
+) -> None:
+    from qc_daemon.cli.demo import phantom_frames
+    from qc_daemon.operations.bundle_bench import PASSES, read_frames, record_agreement
+
+    of_files = count // 2 if paths else 0
+
+    # Each of several passes reads them again: as many are more than memory should hold.
+    unreadable: dict[str, None] = {}
+
+    def frames() -> "Iterator[Frame]":
+        number = 0
+        for frame in read_frames(paths, settings, of_files, unreadable.setdefault):
+            number += 1
+            yield frame
+        yield from phantom_frames(count - number)
+
+    with progress_bar() as bar:
+        task = bar.add_task("Comparing", total=count * PASSES)
+        outcome = record_agreement(settings, frames, out, lambda: bar.advance(task))
+    for line in unreadable:
+        _warn(line)
+    write_record(outcome.to_json(), output_format)
 
 
 def _warn(line: str) -> None:

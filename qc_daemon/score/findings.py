@@ -52,6 +52,7 @@ def judge_frames(
                     sop_instance_uid=sop_instance_uid,
                     created=utc(clock()),
                     unreadable_frames=unreadable,
+                    runtime=judge.inexact_runtime,
                 )
             )
         after_each()

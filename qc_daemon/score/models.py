@@ -3,12 +3,15 @@
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import Bundle
 from model.judge import Judge
+from model.runtime.precision import EXACT, FAST, is_fast_allowed
+from qc_daemon.observe import log
 from qc_daemon.records.results import bundles
 from qc_daemon.records.results.bundles import ActiveBundle
 from qc_daemon.records.store import Store
 from qc_daemon.score.parts import named_parts
 from qc_daemon.settings import ScoreSettings
 
+_log = log.get(role="work")
 # The active bundle and the one before it, which open exams may still need.
 _MAX_JUDGES = 2
 
@@ -64,10 +67,21 @@ class JudgeCache:
 def open_judge(bundle: Bundle, settings: ScoreSettings, *, needs_parts: bool = True) -> Judge:
     """The judge of a verified bundle, with the parts that the settings name.
 
-    Without `needs_parts` a part that the bundle lacks is not asked: the settings are about the
-    bundle that is active now. Raises QCError as `Judge.open` and `named_parts`.
+    Without `needs_parts` a part that the bundle lacks is not asked, and a bundle that does not
+    allow precision fast runs in full: the settings are about the bundle that is active now. Raises
+    QCError as `Judge.open` and `named_parts`.
     """
     backbone, opinion_parts = named_parts(bundle, settings, needs_parts=needs_parts)
+    precision: str = settings.precision
+    if precision == FAST and not needs_parts and not is_fast_allowed(bundle.manifest):
+        _log.warning("precision exact", reason=f"bundle {bundle.id.name} records no other")
+        precision = EXACT
     return Judge.open(
-        bundle, settings.device, settings.augment, backbone, opinion_parts, settings.runtime
+        bundle,
+        settings.device,
+        settings.augment,
+        backbone,
+        opinion_parts,
+        settings.runtime,
+        precision,
     )

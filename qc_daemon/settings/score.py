@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
+from model.runtime.precision import Precision
 from model.runtime.runtime import NAMES as RUNTIME_NAMES
 from qc_daemon.settings.section import DAY_SECONDS, PartName, Section
 
@@ -49,6 +50,12 @@ class ScoreSettings(Section):
         default="auto",
         description="what runs detector and image tower; auto: openvino, which is faster, on a CPU,"
         " else torch, the reference",
+    )
+    precision: Precision = Field(
+        default="exact",
+        description="fast: bfloat16 by openvino, on a CPU that computes in it, where the bundle"
+        " records that verdicts agree (bundle bench --record); else nothing is scored, and doctor"
+        " says why",
     )
     threads: int = Field(
         default=0, ge=0, le=1024, description="threads of the models; 0: one per core"

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from detector.errors import QCError
+from model.bundle.bundle import Bundle
+from model.finding import Finding
 from model.runtime import runtime as runtimes
 from model.runtime.bench import PARTS
+from model.runtime.openvino_cpu import HINTS
+from model.runtime.precision import AVX512, SONONET, bfloat16_flag
+from qc_daemon.operations.doctor_checks.models import check_device
+from qc_daemon.score.models import open_judge
+from qc_daemon.settings import Settings
 from tests.support.command_line import qc_daemon_here
 from training.phantom import make
 
@@ -20,7 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_each_part_is_timed_by_each_runtime() -> None:
+def test_each_part_is_timed_by_each_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.runtime.precision._cpu_flags", lambda: frozenset({"avx2"}))
     done = qc_daemon_here("bundle", "bench", "--pictures", "1", "--format", "json")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -34,6 +43,7 @@ def test_each_part_is_timed_by_each_runtime() -> None:
         assert row["runtime"] != "torch" or (row["cpu_ratio"], row["clock_ratio"]) == (1, 1)
     seconds = {row["part"]: row["cpu_seconds"] for row in on_cpu if row["runtime"] == "torch"}
     assert seconds["whole image"] > seconds["SpatialCLIP"] > seconds["criteria"]
+    assert "openvino in precision fast on cpu does not run here: precision fast" in done.stderr
     assert "the settings take openvino" in done.stderr
 
 
@@ -48,8 +58,54 @@ def test_files_are_timed_and_others_named(tmp_path: Path, monkeypatch: pytest.Mo
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert {row["runtime"] for row in rows if row["device"] == "cpu"} == {"torch"}
     assert "a.txt: " in done.stderr
-    assert "openvino on cpu does not run here: openvino is not installed" in done.stderr
+    assert "exact on cpu does not run here: openvino is not installed" in done.stderr
     assert "the settings take torch" in done.stderr
+
+
+def test_a_bundle_that_records_agreement_runs_fast_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the CPU does not compute in bfloat16, float32 stands for it."""
+    if bfloat16_flag() is None:
+        monkeypatch.setitem(HINTS, True, HINTS[False])
+    for module in ("qc_daemon.operations.bundle_bench", "model.runtime.runtime"):
+        monkeypatch.setattr(f"{module}.bfloat16_flag", lambda: AVX512)
+    monkeypatch.setattr("qc_daemon.operations.bundle_bench._CHOICES", ((SONONET,),) * 2)
+    image, mine = tmp_path / "a.png", tmp_path / "mine"
+    Image.fromarray(make(3).pixels).save(image)
+    record = ("bundle", "bench", image, "--record", mine, "--format", "json")
+    few = qc_daemon_here(*record, "--pictures", "2")
+    assert (few.returncode, "2 pictures were compared" in few.stderr) == (1, True), few.stderr
+    assert not mine.exists()
+
+    monkeypatch.setattr("model.runtime.precision.MIN_PICTURES", 2)
+    done = qc_daemon_here(*record, "--pictures", "2")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert (written["pictures"], written["simulated"], written["parts"]) == (2, 1, [SONONET])
+    twice = qc_daemon_here(*record)
+    assert (twice.returncode, "exists: name a new folder" in twice.stderr) == (2, True)
+
+    fast = ("score", image, "--precision", "fast", "--format", "json", "--bundle")
+    refused = qc_daemon_here(*fast, "default")
+    assert refused.returncode == 1
+    assert "does not record that verdicts agree" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    scored = qc_daemon_here(*fast, mine)
+    assert scored.returncode == 0, scored.stderr
+    (finding,) = (json.loads(line) for line in scored.stdout.splitlines())
+    assert finding["runtime"].endswith("float32, SonoNet bfloat16")
+    assert Finding.from_json(finding).to_json() == finding
+    exact = qc_daemon_here("score", image, "--format", "json", "--bundle", mine)
+    assert "runtime" not in json.loads(exact.stdout)
+
+
+def test_doctor_names_the_record_that_lacks(tmp_path: Path) -> None:
+    settings = Settings(score={"precision": "fast", "device": "cpu"})
+    with pytest.raises(QCError, match="precision fast"):
+        check_device(settings)
+    former = open_judge(Bundle.open("default"), settings.score, needs_parts=False)
+    assert former.inexact_runtime == ""
 
 
 @pytest.mark.parametrize(

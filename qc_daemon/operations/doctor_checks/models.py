@@ -2,12 +2,16 @@
 
 import importlib.util
 import socket
+from typing import Any
 
-from model.bundle.bundle import verify
+from detector.errors import QCError
+from model.bundle.bundle import read_manifest, verify
+from model.runtime.precision import FAST
 from qc_daemon.operations.bundles import bundle_folder
 from qc_daemon.operations.doctor_checks.check_result import NoticeError, first_of
 from qc_daemon.operations.sites import check_promises, commissioning_sites
 from qc_daemon.records import schema
+from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.spool import running_services
@@ -66,5 +70,24 @@ def check_device(settings: Settings) -> str:
     from model.runtime.runtime import choose_runtime
 
     device = choose_device(settings.score.device)
-    runtime = choose_runtime(settings.score.runtime, device)
+    runtime = choose_runtime(
+        settings.score.runtime,
+        device,
+        precision=settings.score.precision,
+        manifest=_active_manifest(settings) if settings.score.precision == FAST else None,
+    )
     return f"{settings.score.device}: {device}; {settings.score.runtime}: {runtime.facts}"
+
+
+def _active_manifest(settings: Settings) -> dict[str, Any]:
+    """The manifest of the active bundle, of the settings' before there is one; empty where it
+    cannot be read, which another check says."""
+    folder = settings.score.bundle
+    if schema.check(settings.store.url) is None:
+        with Store(settings.store.url).read() as session:
+            active = bundles.active(session)
+        folder = folder if active is None else active.path
+    try:
+        return read_manifest(folder)
+    except QCError:
+        return {}

@@ -29,6 +29,7 @@ from qc_daemon.report.sr import codes
 MACHINE_MADE = 'Machine-made text: "'
 MACHINE_MADE_END = '"'
 MODEL_ID = "model_id="
+RUNTIME = "runtime="
 ALGORITHM = "qc-daemon SpatialCLIP "
 """The algorithm's name is this and the bundle's name, since "default" alone says nothing."""
 FINDING = "F"
@@ -98,7 +99,7 @@ def check_finding(finding: Finding, source: SourceInstance) -> None:
 def _finding_group(number: int, finding: Finding, source: SourceInstance) -> hd.templates.Template:
     group = hd.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(f"{FINDING}{number}", finding, source),
-        algorithm_id=_algorithm(finding.bundle),
+        algorithm_id=_algorithm(finding.bundle, finding.runtime),
         measurements=list(_measurements(finding, source)),
         qualitative_evaluations=list(_evaluations(finding)),
         source_images=[
@@ -122,7 +123,7 @@ def _box_group(
         referenced_region=_region(detection.bbox, finding.frame, source),
         finding_type=codes.LABEL_CODES[detection.label],
         finding_sites=None if site is None else [hd.FindingSite(site)],
-        algorithm_id=_algorithm(finding.bundle),
+        algorithm_id=_algorithm(finding.bundle, finding.runtime),
         measurements=[number_item(codes.CONFIDENCE, detection.confidence)],
     )
 
@@ -172,12 +173,15 @@ def _tracking(identifier: str, finding: Finding, source: SourceInstance) -> hd.T
 
 
 @lru_cache(maxsize=8)
-def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
+def _algorithm(bundle: BundleId, runtime: str) -> hd.AlgorithmIdentification:
     """Algorithm identification (TID 4019), made once a bundle because making it costs time."""
+    parameters = [f"{MODEL_ID}{bundle.model_id}"]
+    if runtime:
+        parameters.append(f"{RUNTIME}{storable_text(runtime)}")
     return hd.AlgorithmIdentification(
         name=f"{ALGORITHM}{bundle.name}",
         version=bundle.version,
-        parameters=[f"{MODEL_ID}{bundle.model_id}"],
+        parameters=parameters,
         manufacturer=MANUFACTURER,
     )
 

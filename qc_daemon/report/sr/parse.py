@@ -23,7 +23,14 @@ from model.site.record import NONE as NO_CALIBRATION
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
-from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.sr.groups import (
+    ALGORITHM,
+    FINDING,
+    MACHINE_MADE,
+    MACHINE_MADE_END,
+    MODEL_ID,
+    RUNTIME,
+)
 from qc_daemon.report.sr.opinions import OPINION, parse_part
 from qc_daemon.report.sr.reviews import PERSON, ReportedReview, parse_observation_time
 from qc_daemon.review.events import EventKind
@@ -178,6 +185,7 @@ def _finding(
         series_instance_uid=series,
         sop_instance_uid=sop_instance_uid,
         created=_text(group, codes.CREATED),
+        runtime=_parameter(group, RUNTIME),
     )
 
 
@@ -308,6 +316,12 @@ def _items(parent: Dataset, name: Code) -> list[Dataset]:
         for item in parent.get("ContentSequence", [])
         if _has_code(item.ConceptNameCodeSequence[0], name)
     ]
+
+
+def _parameter(group: Dataset, prefix: str) -> str:
+    """What follows the prefix in one of the algorithm's parameters; empty where none has it."""
+    texts = (str(item.TextValue) for item in _items(group, codes.ALGORITHM_PARAMETERS))
+    return next((text.removeprefix(prefix) for text in texts if text.startswith(prefix)), "")
 
 
 def _one(parent: Dataset, name: Code) -> Dataset:

@@ -17,7 +17,8 @@ from detector.frame import Frame, Pixels, Region
 from detector.letterbox import crop
 from model.bundle.bundle import Bundle
 from model.judge import Judge, RegionPrediction
-from model.runtime.openvino_cpu import OpenVinoRuntime
+from model.runtime.openvino_cpu import HINTS, OpenVinoRuntime
+from model.runtime.precision import SONONET, bfloat16_flag
 from model.spatialclip.network import SpatialClip, small_config
 from training.phantom import Phantom, make
 
@@ -90,6 +91,33 @@ def test_judgements_are_the_same(judges: tuple[Judge, Judge]) -> None:
         assert [(c.code, c.met) for c in judgement.criteria] == [
             (c.code, c.met) for c in expected.criteria
         ]
+
+
+def test_sononet_alone_in_bfloat16_changes_little(
+    judges: tuple[Judge, Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bfloat16_flag() is None:
+        monkeypatch.setitem(HINTS, True, HINTS[False])
+    runtime = OpenVinoRuntime(bfloat16=[SONONET])
+    assert not runtime.is_exact
+    assert runtime.facts.endswith("float32, SonoNet bfloat16")
+    fast = Judge.open(Bundle.open("default"), "cpu", runtime=runtime)
+    assert fast.inexact_runtime == runtime.facts
+    regions = [region_of(make(seed)) for seed in (1, 2)]
+    for exact, other in zip(judges[0].predict(regions), fast.predict(regions), strict=True):
+        assert other.logit == pytest.approx(exact.logit, abs=0.1)
+        assert [d.label for d in other.detections] == [d.label for d in exact.detections]
+        cosine = float(exact.features[0] @ other.features[0])
+        assert cosine > 0.999
+
+
+def test_a_tower_without_sononet_has_none_to_compile() -> None:
+    config = small_config(64)
+    plain = SpatialClip(replace(config, stem="")).eval()
+    assert not plain.trimodal_clip.has_sononet
+    compile_network = OpenVinoRuntime().compile
+    with pytest.raises(ValueError, match="no SonoNet"):
+        plain.trimodal_clip.compile_image_network(compile_network, compile_network)
 
 
 @pytest.mark.slow

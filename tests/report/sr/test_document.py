@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -216,6 +217,21 @@ def test_nothing_detected_is_still_a_finding(a_source: Make, a_finding: Make) ->
     document = to_bytes(report([source], [finding]))
     assert parse_findings(document) == [finding]
     assert not values_of(dcmread(BytesIO(document)), "PSTD")
+
+
+def test_networks_in_another_precision_are_named(
+    a_source: Make, a_finding: Make, tmp_path: Path, dciodvfy: Callable[[Path], list[str]]
+) -> None:
+    source = a_source()
+    finding = replace(a_finding(source), runtime="openvino 1, float32, SonoNet bfloat16")
+    content = to_bytes(report([source], [finding]))
+    assert parse_findings(content) == [finding]
+    parameters = [item for item in walk(dcmread(BytesIO(content))) if "111002" in str(item)]
+    assert any("runtime=openvino 1" in str(item.get("TextValue", "")) for item in parameters)
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(content)
+    assert dciodvfy(path) == []
+    assert b"runtime=" not in to_bytes(report([source], [a_finding(source)]))
 
 
 def test_same_content_same_bytes(a_source: Make, a_finding: Make) -> None:
