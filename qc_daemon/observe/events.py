@@ -189,6 +189,14 @@ EVENTS = {
     "backup failed": "No good backup was made; tried again, three times a night.",
     "worklist asked": "The worklist was asked about an exam; `state`: found, none, ambiguous.",
     "worklist not asked": "It is not reached, or does not answer; tried again each minute.",
+    # messages about patients
+    "hl7 listening": "The port of HL7 messages is open.",
+    "hl7 message done": "A message was done and acknowledged; `kind`: its type, `count`: changes.",
+    "hl7 message refused": "Acknowledged with AE or AR (`status`): its sender has to know.",
+    "hl7 message not stored": "The database failed it; the sender is asked to send it again.",
+    "hl7 caller refused": "A connection to the port of HL7 messages was closed.",
+    "hl7 connection lost": "It broke off, or a message did not end in time.",
+    "hl7 connection failed": "An unexpected error; that connection was closed.",
     "scrub stalled": "The nightly reading of the spool waits for the database or the disk.",
     # people, devices, sites
     "acquisitions read": "Headers of older images were read.",

@@ -11,7 +11,7 @@ from qc_daemon.dicom.certificates import fingerprint
 from qc_daemon.dicom.tls import CIPHERS, MINIMUM_VERSIONS, check_revocation, load_certificate
 from qc_daemon.dicom.tls import reason as reason
 from qc_daemon.observe import log
-from qc_daemon.settings import TLSSettings
+from qc_daemon.settings import ServerTLSSettings
 
 # Seconds for a handshake, which takes a few round trips and a thread.
 HANDSHAKE_SECONDS = 10.0
@@ -41,8 +41,8 @@ class Handshake:
     connection is closed: a receiver that starts again must not fail over them.
     """
 
-    def __init__(self, settings: TLSSettings) -> None:
-        self.log = log.get(role="receive")
+    def __init__(self, settings: ServerTLSSettings, role: str = "receive") -> None:
+        self.log = log.get(role=role)
         self._settings = settings
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
@@ -95,22 +95,22 @@ class Handshake:
         return tuple(None if file is None else _version(file) for file in files)
 
 
-def check_tls(settings: TLSSettings) -> None:
+def check_tls(settings: ServerTLSSettings, section: str = "receive.tls") -> None:
     """Raises UsageError with one line if the files cannot be used."""
     for name in ("certificate", "key", "ca"):
         path = getattr(settings, name)
         if path is not None and not path.is_file():
-            raise UsageError(f"receive.tls.{name}: {path} does not exist")
+            raise UsageError(f"{section}.{name}: {path} does not exist")
     try:
         server_context(settings)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"receive.tls: certificate, key or ca cannot be used: {reason(error)};"
+            f"{section}: certificate, key or ca cannot be used: {reason(error)};"
             f" see {settings.certificate}"
         ) from None
 
 
-def server_context(settings: TLSSettings) -> ssl.SSLContext:
+def server_context(settings: ServerTLSSettings) -> ssl.SSLContext:
     """A server's context of these files. Raises OSError (ssl.SSLError is one) or ValueError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = EncryptedConnection

@@ -29,6 +29,19 @@ def listen_dicom(settings: Settings, config_path: Path | None) -> Listeners:
     return listeners
 
 
+def listen_hl7(settings: Settings, config_path: Path | None) -> socket.socket:
+    """Listen on the port of HL7 messages. Raises UsageError, also for a certificate that cannot be
+    used."""
+    hl7 = settings.hl7
+    assert hl7.port is not None
+    if hl7.tls is not None:
+        check_tls(hl7.tls, "hl7.tls")
+    listener = _open(hl7.host, hl7.port, "hl7.host or hl7.port", config_path)
+    host, bound = listener.getsockname()[:2]
+    log.get().info("hl7 listening", host=host, port=bound)
+    return listener
+
+
 def listen_web(settings: Settings, config_path: Path | None) -> socket.socket:
     """Listen on the port of the pages. Raises UsageError, also for a certificate that cannot be
     used."""

@@ -37,6 +37,7 @@ from qc_daemon.spool.verification import hash_in_name
 
 if TYPE_CHECKING:
     from detector.frame import Frame
+    from qc_daemon.hl7.receiver import MessageReceiver
     from qc_daemon.score.convert import Converter
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
@@ -45,7 +46,7 @@ _UNUSABLE_BUNDLE = (ErrorCode.BUNDLE_MISMATCH, ErrorCode.BUNDLE_INCOMPLETE)
 # A reason is cut to what a pipe takes in one write (PIPE_BUF), so that writing it never blocks.
 REASON_BYTES = 4096
 # The kinds of listening socket.
-PLAIN, TLS, WEB = "plain", "tls", "web"
+PLAIN, TLS, WEB, HL7 = "plain", "tls", "web", "hl7"
 
 DRAIN_SECONDS = 25.0
 _HOLD_EVERY_SECONDS = 5.0
@@ -174,8 +175,8 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     """Close exams that are due, and once an hour remove originals that are due.
 
     In threads of their own the scrub reads through the spool each night, what an older version did
-    not read of its images is read, sites are fitted, what waits for people is counted, and a
-    process does the nightly audit, another one the nightly backup.
+    not read of its images is read, sites are fitted, what waits for people is counted, messages
+    about patients come in, and a process does the nightly audit, another one the nightly backup.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
@@ -208,6 +209,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
         retention.step()
         return False
 
+    messages = _receive_messages(context)
     _ready("schedule")
     scrub.start()
     fill.start()
@@ -218,6 +220,8 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     backup.start()
     worklist.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
+    if messages is not None:
+        messages.close()
     scrub.join()
     fill.join()
     propose.join()
@@ -279,6 +283,26 @@ def _fill_from_worklist(context: RoleContext, stop: threading.Event) -> None:
         except Exception as error:
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("worklist not asked", error_type=kind, error_at=place)
+
+
+def _receive_messages(context: RoleContext) -> "MessageReceiver | None":
+    """Start to take HL7 messages, where there is a port for them."""
+    if HL7 not in context.listeners:
+        return None
+    from qc_daemon.hl7.receiver import MessageReceiver
+    from qc_daemon.operations.patients.adt_messages import MessageHandler
+    from qc_daemon.receive import Handshake
+
+    settings = context.settings.hl7
+    receiver = MessageReceiver(
+        socket.socket(fileno=context.listeners[HL7]),
+        MessageHandler(context.settings, context.store).handle,
+        settings.allow,
+        settings.message_seconds,
+        None if settings.tls is None else Handshake(settings.tls, "schedule"),
+    )
+    receiver.open()
+    return receiver
 
 
 def _count_waiting(context: RoleContext, stop: threading.Event) -> None:

@@ -38,10 +38,11 @@ from qc_daemon.retain.reconcile import log_differences, reconcile
 from qc_daemon.service.certificate_watch import CertificateWatch
 from qc_daemon.service.child import Child
 from qc_daemon.service.deferred_tasks import DeferredTasks
-from qc_daemon.service.listeners import Listeners, listen_dicom, listen_web
+from qc_daemon.service.listeners import Listeners, listen_dicom, listen_hl7, listen_web
 from qc_daemon.service.roles import (
     ALARM,
     DONE,
+    HL7,
     ROLES,
     WEB,
     WRONG_SETTINGS,
@@ -95,6 +96,8 @@ def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: 
         spool.sweep()
     if "web" in roles:
         listeners[WEB] = listen_web(settings, config_path)
+    if "schedule" in roles and settings.hl7.port is not None:
+        listeners[HL7] = listen_hl7(settings, config_path)
     _log_start(settings, store, roles, config_path)
     supervisor = Supervisor(settings, store, spool, listeners, config_path=config_path)
     detail = {
@@ -368,9 +371,11 @@ class Supervisor:
         """The sockets that the role accepts connections on."""
         if child.role == "web":
             return {WEB: self.listeners[WEB]}
+        if child.role == "schedule":
+            return {kind: each for kind, each in self.listeners.items() if kind == HL7}
         if child.role != "receive":
             return {}
-        return {kind: each for kind, each in self.listeners.items() if kind != WEB}
+        return {kind: each for kind, each in self.listeners.items() if kind not in (HL7, WEB)}
 
     def _handle_exit(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started

@@ -2,6 +2,7 @@
 
 from qc_daemon.settings.destinations import DeliveredKind, DestinationSettings, RuleSettings
 from qc_daemon.settings.digests import MailRecipient, MailSettings, WebhookSettings
+from qc_daemon.settings.hl7 import HL7Settings
 from qc_daemon.settings.observe import ObserveSettings
 from qc_daemon.settings.problems import SettingsError
 from qc_daemon.settings.receive import PeerSettings, PressureSettings, ReceiveSettings
@@ -16,7 +17,7 @@ from qc_daemon.settings.score import ScoreSettings
 from qc_daemon.settings.section import AETitle, Fingerprint, WebAddress, parse_ae_title
 from qc_daemon.settings.service import Settings, checked, load, load_known
 from qc_daemon.settings.store import BackupSettings, StoreSettings
-from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
+from qc_daemon.settings.tls import ClientTLSSettings, ServerTLSSettings, TLSSettings
 from qc_daemon.settings.worklist import WorklistSettings
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DeliveredKind",
     "DestinationSettings",
     "Fingerprint",
+    "HL7Settings",
     "JobSettings",
     "MailRecipient",
     "MailSettings",
@@ -40,6 +42,7 @@ __all__ = [
     "RuleSettings",
     "ScheduleSettings",
     "ScoreSettings",
+    "ServerTLSSettings",
     "Settings",
     "SettingsError",
     "StoreSettings",

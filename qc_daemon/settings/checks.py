@@ -35,6 +35,17 @@ def find_problems(settings: "Settings") -> Iterator[str]:
             yield f"rule {rule.name}: {min(fhir & set(rule.to))} takes reports (sr) only"
     yield from _certificate_problems(settings.receive)
     yield from _digest_problems(settings)
+    yield from _hl7_problems(settings)
+
+
+def _hl7_problems(settings: "Settings") -> Iterator[str]:
+    """Senders of HL7 messages can be verified as the settings ask."""
+    tls = settings.hl7.tls
+    if tls is not None and tls.mutual != "none" and tls.ca is None:
+        yield (
+            "hl7.tls.ca is missing: name the authorities of the senders' certificates,"
+            ' or set hl7.tls.mutual = "none"'
+        )
 
 
 def _digest_problems(settings: "Settings") -> Iterator[str]:

@@ -18,6 +18,7 @@ from pydantic_settings import SettingsError as SourceError
 from qc_daemon.settings.checks import find_problems
 from qc_daemon.settings.destinations import DestinationSettings, RuleSettings
 from qc_daemon.settings.digests import MailSettings, WebhookSettings
+from qc_daemon.settings.hl7 import HL7Settings
 from qc_daemon.settings.observe import AuditLogSettings, AuditServerSettings, ObserveSettings
 from qc_daemon.settings.problems import (
     SettingsError,
@@ -31,7 +32,7 @@ from qc_daemon.settings.schedule import JobSettings, ScheduleSettings
 from qc_daemon.settings.score import ScoreSettings
 from qc_daemon.settings.section import resolve_secret
 from qc_daemon.settings.store import BackupSettings, StoreSettings
-from qc_daemon.settings.tls import ClientTLSSettings, TLSSettings
+from qc_daemon.settings.tls import ClientTLSSettings, ServerTLSSettings
 from qc_daemon.settings.web import WebSettings
 from qc_daemon.settings.worklist import WorklistSettings
 
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     destination: list[DestinationSettings] = []
     rule: list[RuleSettings] = []
     worklist: WorklistSettings = WorklistSettings()
+    hl7: HL7Settings = HL7Settings()
 
     @classmethod
     def settings_customise_sources(
@@ -164,6 +166,8 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     for hook in settings.webhook:
         hook.ca, hook.secret = hook.ca and base / hook.ca, resolve_secret(hook.secret, base) or ""
     settings.backup.folder = settings.backup.folder and base / settings.backup.folder
+    if settings.hl7.tls is not None:
+        _resolve_files(settings.hl7.tls, base)
     if settings.worklist.tls is not None:
         _resolve_files(settings.worklist.tls, base)
     trail = settings.audit_log
@@ -185,7 +189,9 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     return settings
 
 
-def _resolve_files(tls: TLSSettings | ClientTLSSettings | AuditServerSettings, base: Path) -> None:
+def _resolve_files(
+    tls: ServerTLSSettings | ClientTLSSettings | AuditServerSettings, base: Path
+) -> None:
     for name in ("certificate", "key", "ca"):
         path = getattr(tls, name)
         if path is not None:

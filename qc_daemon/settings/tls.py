@@ -28,11 +28,8 @@ class ClientTLSSettings(Section):
         return self
 
 
-class TLSSettings(Section):
-    """TLS for the receiver (PS3.15 B.12): a port of its own beside the plain one.
-
-    Files may be renewed while the service runs.
-    """
+class ServerTLSSettings(Section):
+    """TLS of a port of ours (PS3.15 B.12). Files may be renewed while the service runs."""
 
     certificate: Path = Field(description="what we show (PEM)")
     key: Path = Field(description="the key of `certificate` (PEM)")
@@ -43,5 +40,10 @@ class TLSSettings(Section):
         default="required", description="whether senders show a certificate"
     )
     minimum: Literal["1.2", "1.3"] = Field(default="1.2", description="lowest version of TLS")
+
+
+class TLSSettings(ServerTLSSettings):
+    """TLS for the receiver (PS3.15 B.12): a port of its own beside the plain one."""
+
     port: Port = Field(default=2762, description="port for TLS; 0: a free one")
     only: bool = Field(default=False, description="no plain port beside this one")

@@ -62,6 +62,7 @@ from qc_daemon.records.tables.findings import (
 from qc_daemon.records.tables.patients import (
     Erasure,
     ExamInErasure,
+    HL7Message,
     PatientAction,
     PatientChange,
     PatientIdentityRow,
@@ -128,6 +129,7 @@ __all__ = [
     "ExamOutcome",
     "ExamState",
     "Finding",
+    "HL7Message",
     "IdentityAction",
     "IdentityChange",
     "IdentityKind",

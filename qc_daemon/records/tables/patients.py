@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Index
+from sqlalchemy import JSON, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from qc_daemon.records.tables.columns import Base, Key, one_of
@@ -76,3 +76,21 @@ class PatientChange(Base):
     issuer: Mapped[str | None]
     made_by: Mapped[str]
     made_at: Mapped[datetime]
+
+
+class HL7Message(Base):
+    """A message that was done and acknowledged; it names no patient.
+
+    `sender` is MSH-3 and MSH-4, `changes` how many rows of `PatientChange` it led to.
+    """
+
+    __tablename__ = "hl7_message"
+    __table_args__ = (UniqueConstraint("sender", "control_id"), Index(None, "received_at"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    sender: Mapped[str]
+    control_id: Mapped[str]
+    event: Mapped[str]
+    sha256: Mapped[str]
+    changes: Mapped[int]
+    received_at: Mapped[datetime]

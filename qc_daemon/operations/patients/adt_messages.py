@@ -1,0 +1,186 @@
+"""What ADT messages of other systems order: A08 corrects a patient, A40 merges two.
+
+A message is done, and the row that says so stored, in one transaction, before it is acknowledged: a
+crash at any moment leaves both or neither, and the sender sends again what it has no word of. Most
+patients of a hospital were never here: their messages are acknowledged and leave a row that names
+nobody.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+
+from pydicom import dcmread
+from sqlalchemy.orm import Session
+
+from detector.errors import QCError
+from qc_daemon.audit_trail.event import Actor, ActorKind
+from qc_daemon.dicom.person_name import fold_name
+from qc_daemon.hl7.frames import Frame
+from qc_daemon.hl7.message import (
+    Header,
+    MessageError,
+    Patient,
+    PatientUpdate,
+    acknowledge,
+    read_header,
+    read_updates,
+)
+from qc_daemon.observe import log
+from qc_daemon.operations.patients.corrections import record_change
+from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.patients import changes, hl7_messages, identities
+from qc_daemon.records.patients.changes import ChangeEffect, Demographics
+from qc_daemon.records.results import reports
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import PatientAction, PatientIdentityRow
+from qc_daemon.settings import Settings
+
+_MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A change that a message led to, for the audit log."""
+
+    action: PatientAction
+    patient_id: str
+    into_id: str | None
+    number: int
+
+
+class MessageHandler:
+    """Does what each frame says; `handle` gives its acknowledgement. Safe to use from threads."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock = utc_now) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._log = log.get(role="schedule")
+
+    def handle(self, frame: Frame, caller: str) -> bytes:
+        """The acknowledgement of a frame from an address; never raises for what the frame has."""
+        header, now = Header(), self._clock()
+        code, reason = "AA", ""
+        try:
+            if frame.fault is not None:
+                raise MessageError("AR", frame.fault)
+            header = read_header(frame.content)
+            count = self._process(frame.content, header, caller, now)
+            self._log.info("hl7 message done", address=caller, kind=header.event, count=count)
+        except MessageError as error:
+            code, reason = error.code, error.reason
+        except QCError as error:
+            code, reason = "AE", "it was not stored; send it again"
+            self._log.error("hl7 message not stored", address=caller, code=error.code.value)
+        except Exception as error:
+            code, reason = "AE", "an error of ours; send it again"
+            kind, place = type(error).__name__, log.where(error)
+            self._log.error(
+                "hl7 message not stored", address=caller, error_type=kind, error_at=place
+            )
+        if reason:
+            self._log.warning("hl7 message refused", address=caller, status=code, reason=reason)
+        return acknowledge(header, code, reason, self._settings.receive.ae_title, now)
+
+    def _process(self, content: bytes, header: Header, caller: str, now: datetime) -> int:
+        """Do what the message says, once; how many changes that were. Raises MessageError,
+        QCError."""
+        updates = read_updates(content, header)
+        digest = hashlib.sha256(content).hexdigest()
+        sender, control_id = _storable(header.sender), _storable(header.control_id)
+        by = f"HL7 {header.field(3)}".strip()[:_MAX_NAME]
+        done: list[_Done] = []
+        with self._store.begin() as session:
+            event = header.event
+            row = hl7_messages.claim(session, sender, control_id, event, digest, now)
+            if row is None:
+                if hl7_messages.hash_of(session, sender, control_id) != digest:
+                    raise MessageError("AE", "its control id (MSH-10) was another message's")
+                return 0
+            for update in updates:
+                done += self._apply(session, update, _storable(by), now)
+            hl7_messages.record_changes(session, row, len(done))
+        for each in done:
+            actor = Actor(ActorKind.SERVICE, "hl7", caller)
+            record_change(
+                self._settings,
+                each.action,
+                each.patient_id,
+                each.into_id,
+                each.number,
+                self._clock,
+                actor,
+            )
+        return len(done)
+
+    def _apply(
+        self, session: Session, update: PatientUpdate, by: str, now: datetime
+    ) -> list[_Done]:
+        patient_id, prior = self._own_id(update.patient.ids), self._own_id(update.prior_ids)
+        if patient_id is None:
+            return []
+        done: list[_Done] = []
+        if prior is not None and identities.is_known(session, prior):
+            try:
+                effect = changes.merge(session, prior, patient_id, by, now, is_new_id_allowed=True)
+            except QCError:
+                # Its words name patients.
+                raise MessageError(
+                    "AE", "it contradicts what was merged here before; a person has to decide"
+                ) from None
+            done += _done(PatientAction.MERGED, prior, patient_id, effect)
+        current = identities.current_id(session, patient_id)
+        if identities.is_known(session, current):
+            said = _news(session, current, update.patient)
+            if said.values:
+                effect = changes.correct(session, current, by, now, said)
+                done += _done(PatientAction.CORRECTED, current, None, effect)
+        return done
+
+    def _own_id(self, ids: tuple[tuple[str, str], ...]) -> str | None:
+        """The number that machines send as Patient ID; None where the message has none."""
+        authority = self._settings.hl7.assigning_authority
+        own = (number for number, of in ids if authority is None or of == authority)
+        return next(own, None)
+
+
+def _done(
+    action: PatientAction, patient_id: str, into_id: str | None, effect: ChangeEffect
+) -> list[_Done]:
+    return [] if effect.number is None else [_Done(action, patient_id, into_id, effect.number)]
+
+
+def _news(session: Session, patient_id: str, said: Patient) -> Demographics:
+    """What the message says otherwise than what is known here: an A08 comes for every change of an
+    address too, and must not amend reports."""
+    row = session.get(PatientIdentityRow, patient_id)
+    name = row.name if row is not None and row.name is not None else None
+    if name is None:
+        name = identities.newest_name(session, patient_id, is_received=False)
+    is_same_name = said.name is None or (
+        name is not None and fold_name(said.name) == fold_name(name)
+    )
+    known = {row.birth_date} if row is not None and row.birth_date is not None else set()
+    known = known or _reported_birth_dates(session, patient_id)
+    is_same_date = said.birth_date is None or known == {said.birth_date}
+    return Demographics(
+        None if is_same_name else said.name, None if is_same_date else said.birth_date
+    )
+
+
+def _reported_birth_dates(session: Session, patient_id: str) -> set[str]:
+    """Birth dates that the last SR of each of the patient's exams has."""
+    dates = set()
+    for exam_id in identities.exam_ids(session, patient_id):
+        last = reports.latest_sr(session, exam_id, before=1 << 31)
+        if last is not None:
+            header = dcmread(BytesIO(last.payload), specific_tags=["PatientBirthDate"])
+            dates.add(str(header.get("PatientBirthDate") or ""))
+    return dates
+
+
+def _storable(text: str) -> str:
+    """Text as both databases store it."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
