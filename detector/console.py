@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from detector.errors import ErrorCode, QCError
@@ -26,6 +27,8 @@ def run(app: Callable[[], object]) -> int:
     """
     # No Python child of ours, a process pool's neither, imports from the working directory.
     os.environ["PYTHONSAFEPATH"] = "1"
+    # Its warnings quote values of headers: a patient's name must not come to a terminal or a log.
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     if sys.stdout is None:
         # Closed by who started us (`>&-`).
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import config
 from pydicom.dataset import Dataset
+from pydicom.valuerep import validate_value
 
+from detector import console
 from detector.errors import ErrorCode
 from model.bundle.bundle import locate
 from tests.support.command_line import Completed, qc_daemon, qc_daemon_here
@@ -202,3 +205,14 @@ def refused(
     assert len(lines) == 1, process.stderr
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def test_a_library_quotes_no_header_to_the_terminal(recwarn: pytest.WarningsRecorder) -> None:
+    def read() -> None:
+        validate_value("DA", CANARY, config.WARN)
+
+    read()
+    assert any(CANARY in str(warning.message) for warning in recwarn)
+    recwarn.clear()
+    assert console.run(read) == console.DONE
+    assert not list(recwarn)
