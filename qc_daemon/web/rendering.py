@@ -16,6 +16,7 @@ from qc_daemon.operations.principals import Principal
 from qc_daemon.verbs import Verb
 from qc_daemon.web import page_words, static_files
 from qc_daemon.web.context import context_of
+from qc_daemon.web.words import format_name
 
 FOLDER = Path(__file__).parent
 _ENVIRONMENT = Environment(
@@ -25,6 +26,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_ENVIRONMENT.filters["person_name"] = format_name
 LANGUAGE_COOKIE = "qc-language"
 
 

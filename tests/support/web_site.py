@@ -34,6 +34,8 @@ UIDS = tuple(f"1.2.826.0.1.3680043.10.1.1.{number}" for number in (1, 2, 3))
 """Images 1 and 2 are of JANE's exam (standard, non-standard), 3 of ADA's (left to a person)."""
 MARKUP = "<script>alert(1)</script>"
 CANARY = "Canary^Patient"
+CANARY_FAMILY, CANARY_SHOWN = "Canary", "Canary, Patient"
+"""What nobody may see of it in any form, and how pages write it."""
 
 
 @dataclass

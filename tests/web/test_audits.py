@@ -18,7 +18,7 @@ from qc_daemon.operations.identities import list_devices, list_persons
 from qc_daemon.records.tables import AuditRow, AuditState
 from tests.support import pdf
 from tests.support.audit_json import audit_json
-from tests.support.web_site import CANARY, JANE, MARKUP, WebSite
+from tests.support.web_site import CANARY_FAMILY, JANE, MARKUP, WebSite
 
 DAY = "2026-06-28"
 
@@ -140,7 +140,7 @@ def test_markup_in_names_stays_text_and_no_style_is_inline(site: WebSite) -> Non
     for path in (f"/people/{jane}", "/people", "/devices", f"/audits/{DAY}", "/audits"):
         text = lead.get(path).text
         assert MARKUP not in text
-        assert CANARY not in text
+        assert CANARY_FAMILY not in text
         assert " style=" not in text
     assert lead.get("/sites?site=St+Mary").status_code == 200
     assert lead.get("/sites?site=nowhere").status_code == 404

@@ -24,7 +24,7 @@ from qc_daemon.web import board_feed
 from qc_daemon.web.pages import board as board_pages
 from tests.support.report_objects import nuchal_finding, ultrasound_header
 from tests.support.waiting import eventually
-from tests.support.web_site import CANARY, MARKUP, UIDS, WebSite
+from tests.support.web_site import CANARY_FAMILY, CANARY_SHOWN, MARKUP, UIDS, WebSite
 from tests.web.test_server import serving
 
 
@@ -86,7 +86,7 @@ def test_a_tile_says_what_is_there_missing_and_to_change(site: WebSite) -> None:
     assert tile.count('class="view missing"') == 3
     assert "No picture of this view has come." in tile
     assert "2 pictures" in tile
-    assert CANARY in tile
+    assert CANARY_SHOWN in tile
     left = text[text.index('id="exam-2"') :].partition("</article>")[0]
     assert 'class="view review"' in left
     assert MARKUP not in text
@@ -141,7 +141,7 @@ def test_the_kiosk_names_no_patient_and_leads_nowhere(site: WebSite) -> None:
     pages.append(json.dumps(changes(site, "lead", "?kiosk=1")))
     for text in pages:
         assert "exam-1" in text
-        for word in (CANARY, "CANARY-1", "/exams/", "script&gt;"):
+        for word in (CANARY_FAMILY, "CANARY-1", "/exams/", "script&gt;"):
             assert word not in text
     for path in ("/exams/1", "/findings/1/frame.png", "/worklist", "/exams"):
         assert browser.get(path).status_code == 403

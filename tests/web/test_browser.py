@@ -20,7 +20,7 @@ from tests.support.peers import association
 from tests.support.report_objects import nuchal_finding, ultrasound_header
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from tests.support.web_site import CANARY, WebSite, noise, web_site
+from tests.support.web_site import CANARY_FAMILY, WebSite, noise, web_site
 from tests.web.test_server import serving
 from training.phantom.dicom import exam
 
@@ -110,7 +110,7 @@ def test_a_screen_on_the_wall(browser: Browser, pages: tuple[WebSite, str]) -> N
         page.click("button.main")
         expect(page.locator("#exam-1")).to_be_visible()
         assert page.locator("nav, a[href^='/exams']").count() == 0
-        for word in (CANARY, "CANARY-1"):
+        for word in (CANARY_FAMILY, "CANARY-1"):
             assert word not in page.content()
         page.wait_for_load_state("load")
         # Two metres away: a letter of 20 minutes of arc is some 40 pixels of a wall's screen high.

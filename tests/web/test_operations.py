@@ -21,7 +21,7 @@ from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.web import page_words
 from qc_daemon.web.pages import operations
 from tests.support.report_objects import ultrasound_header
-from tests.support.web_site import CANARY, MARKUP, WebSite
+from tests.support.web_site import CANARY, CANARY_FAMILY, MARKUP, WebSite
 
 PAGES = (
     "/operations",
@@ -66,7 +66,7 @@ def test_engineer_and_auditor_see_operations_without_patients(site: WebSite, pat
     for role in ("engineer", "auditor"):
         answer = site.browser(role).get(path)
         assert answer.status_code == 200
-        assert CANARY not in answer.text
+        assert CANARY_FAMILY not in answer.text
         assert MARKUP not in answer.text
         if role == "auditor":
             assert "/operations/confirm" not in answer.text.replace(
