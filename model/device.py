@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from model.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,12 @@ def device_failure(error: Exception) -> QCError | None:
     """
     import torch
 
+    if is_out_of_memory(error) and not isinstance(error, torch.OutOfMemoryError):
+        return QCError(
+            ErrorCode.DEVICE_UNAVAILABLE,
+            f"memory is not enough to judge a picture ({_first_line(error)}); give the host"
+            " more, or fewer processes of the role work",
+        )
     if not isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
         return None
     return _unavailable(f"the device failed: {_first_line(error)}")

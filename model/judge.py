@@ -37,6 +37,7 @@ from model.finding import (
 )
 from model.image_features import ImageFeatures
 from model.image_statistics import measure_image
+from model.out_of_memory import in_batches
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
 from model.parts.opinion import Opinion
 from model.parts.part import Part
@@ -210,12 +211,13 @@ class Judge:
         ]
 
     def predict(self, regions: Sequence[Pixels]) -> list[RegionPrediction]:
-        """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB)."""
-        predictions = self._predict(regions)
+        """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB), all at once unless
+        memory is not enough for that."""
+        predictions = in_batches(self._predict, regions)
         if not self.augment:
             return predictions
         augmented = [
-            self._predict([augment(pixels, number) for pixels in regions])
+            in_batches(self._predict, [augment(pixels, number) for pixels in regions])
             for number in range(self.augment)
         ]
         return [average(each) for each in zip(predictions, *augmented, strict=True)]

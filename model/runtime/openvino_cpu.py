@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detector.errors import ErrorCode, QCError
 from detector.no_network import openvino_module
 from detector.yolo.yolo import YoloDetector
+from model.out_of_memory import is_out_of_memory
 from model.runtime.precision import BFLOAT16, DETECTOR, IMAGE_TOWER, SONONET
 from model.spatialclip.network import SpatialClip
 
@@ -38,14 +39,37 @@ _LOG = logging.getLogger(__name__)
 class CompiledNetwork(nn.Module):
     """Stands for a network of one input and one output; it has no parameters and no gradients."""
 
-    def __init__(self, executable: Any) -> None:
+    def __init__(self, compile_network: Callable[[], Any]) -> None:
+        """`compile_network` gives the network as OpenVINO runs it."""
         super().__init__()
-        self._executable = executable
+        self._compile_network = compile_network
+        self._executable: Any = compile_network()
+        self._request: Any = self._executable.create_infer_request()
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """The network's output for (B, C, H, W) float32 on the CPU."""
-        outputs = self._executable(pictures.contiguous().numpy(), share_inputs=True)
-        return torch.from_numpy(outputs[0])
+        """The network's output for (B, C, H, W) float32 on the CPU.
+
+        Raises MemoryError where memory is not enough, RuntimeError where OpenVINO fails otherwise.
+        """
+        if self._request is None:
+            self._executable = self._compile_network()
+            self._request = self._executable.create_infer_request()
+        values = pictures.contiguous().numpy()
+        try:
+            # Not `infer`: in OpenVINO 2026.4 it hides errors and leaves an earlier output.
+            self._request.set_input_tensor(openvino.Tensor(values, shared_memory=True))
+            self._request.start_async()
+            self._request.wait()
+            output = torch.from_numpy(self._request.get_output_tensor().data.copy())
+            if len(output) != len(pictures):
+                raise RuntimeError(f"{len(output)} outputs for {len(pictures)} pictures")
+        except Exception as error:
+            # A compiled network that failed once computes wrong values ever after.
+            self._executable = self._request = None
+            if is_out_of_memory(error):
+                raise MemoryError(_first_line(error)) from error
+            raise
+        return output
 
 
 class OpenVinoRuntime:
@@ -91,7 +115,14 @@ class OpenVinoRuntime:
             ir_model = self._read(network, shape)
             if ir_model is None:
                 ir_model = self._convert(network, example, shape)
-            executable = self._core.compile_model(
+        except (RuntimeError, OSError) as error:
+            # OpenVINO's own errors are RuntimeErrors; what cannot be cached, an OSError.
+            raise _cannot_compile(error) from error
+        return CompiledNetwork(partial(self._compile_model, ir_model, bfloat16))
+
+    def _compile_model(self, ir_model: Any, bfloat16: bool) -> Any:
+        try:
+            return self._core.compile_model(
                 ir_model,
                 "CPU",
                 {
@@ -100,14 +131,8 @@ class OpenVinoRuntime:
                     "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 },
             )
-        except (RuntimeError, OSError) as error:
-            # OpenVINO's own errors are RuntimeErrors; what cannot be cached, an OSError.
-            raise QCError(
-                ErrorCode.DEVICE_UNAVAILABLE,
-                f"openvino cannot compile a network here ({_first_line(error)}); set the runtime"
-                " (score.runtime, --runtime) to torch",
-            ) from error
-        return CompiledNetwork(executable)
+        except RuntimeError as error:
+            raise _cannot_compile(error) from error
 
     def _convert(self, network: nn.Module, example: Tensor, shape: list[int]) -> Any:
         with torch.inference_mode(), warnings.catch_warnings():
@@ -188,8 +213,18 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _cannot_compile(error: Exception) -> QCError:
+    return QCError(
+        ErrorCode.DEVICE_UNAVAILABLE,
+        f"openvino cannot compile a network here ({_first_line(error)}); set the runtime"
+        " (score.runtime, --runtime) to torch",
+    )
+
+
 def _first_line(error: Exception) -> str:
     """What is wrong, without the places in OpenVINO's sources that come before it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    problems = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    problems = [
+        line for line in lines if not line.startswith(("Exception from ", "Caught exc", "Check '"))
+    ]
     return (problems or lines)[0].strip()[:200]
