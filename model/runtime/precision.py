@@ -137,6 +137,15 @@ def bfloat16_flag() -> str | None:
     return None
 
 
+def has_avx2() -> bool:
+    """Whether the CPU has AVX2, without which OpenVINO 2026.4 cannot run the detector; true of CPUs
+    other than x86."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX"):
+        return False
+    flags = _cpu_flags()
+    return not flags or "avx2" in flags
+
+
 def fast_parts(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, ...]:
     """The parts that openvino may compute in bfloat16, by the manifest's records for CPUs of this
     flag.

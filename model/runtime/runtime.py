@@ -1,8 +1,8 @@
 """Chooses how the networks run, by a name in settings and on command lines.
 
 `torch` runs them as they are and is the reference; `openvino` compiles them for this CPU. `auto`
-takes `openvino` where it is installed and the networks run on the CPU, else `torch`. In precision
-`fast` openvino computes what the bundle's manifest allows in bfloat16.
+takes `openvino` where it is installed and the networks run on a CPU with AVX2, else `torch`. In
+precision `fast` openvino computes what the bundle's manifest allows in bfloat16.
 """
 
 import os
@@ -22,6 +22,7 @@ from model.runtime.precision import (
     bfloat16_flag,
     check_precision,
     fast_parts,
+    has_avx2,
     unavailable,
 )
 
@@ -95,7 +96,8 @@ def choose_runtime(
         raise UsageError(f"there is no runtime {name[:40]}; give {', '.join(NAMES)}")
     check_precision(precision)
     is_installed = find_spec("openvino") is not None
-    if name == TORCH or (name == AUTO and (device.type != "cpu" or not is_installed)):
+    can_run = device.type == "cpu" and is_installed and has_avx2()
+    if name == TORCH or (name == AUTO and not can_run):
         if precision == FAST:
             raise unavailable(
                 f"precision fast is {BFLOAT16} by openvino on a CPU; here torch runs on {device}"
@@ -105,6 +107,8 @@ def choose_runtime(
         raise _unavailable(f"openvino runs on CPUs, and the device is {device}")
     if not is_installed:
         raise _unavailable("openvino is not installed: pip install 'qc-daemon[openvino]'")
+    if not can_run:
+        raise _unavailable("openvino needs a CPU with AVX2")
     from model.runtime.openvino_cpu import OpenVinoRuntime
 
     bfloat16 = fast_parts(manifest or {}, bfloat16_flag()) if precision == FAST else ()

@@ -45,6 +45,18 @@ def test_without_openvino_auto_is_torch_and_its_name_an_error(
     assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
 
 
+@pytest.mark.parametrize("bound", ["SSE41", "avx"])
+def test_without_avx2_auto_is_torch_and_openvino_an_error(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its CPU kernels are bounded, it could not run the detector."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", bound)
+    assert type(choose_runtime("auto", CPU)) is TorchRuntime
+    with pytest.raises(QCError, match="needs a CPU with AVX2") as caught:
+        choose_runtime("openvino", CPU)
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
+
+
 def test_openvino_is_refused_on_a_gpu() -> None:
     with pytest.raises(QCError, match="runs on CPUs, and the device is cuda:0") as caught:
         choose_runtime("openvino", GPU)
