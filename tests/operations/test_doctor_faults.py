@@ -161,6 +161,12 @@ def _web_key_is_another(folder: Path, _stack: ExitStack) -> Settings:
     return settings_in(folder, web=web)
 
 
+def _hl7_certificate_has_expired(folder: Path, _stack: ExitStack) -> Settings:
+    own = Authority.make(folder / "ca").issue("own", -1)
+    tls = {"certificate": own.certificate, "key": own.key, "mutual": "none"}
+    return settings_in(folder, hl7={"port": reserve_port(), "tls": tls})
+
+
 def _our_certificate_has_expired(folder: Path, _stack: ExitStack) -> Settings:
     own = Authority.make(folder / "ca").issue("own", -1)
     tls = {"certificate": own.certificate, "key": own.key}
@@ -270,6 +276,7 @@ PLANTED: list[tuple[Callable[[Path, ExitStack], Settings], str, str, str]] = [
     (_nobody_can_log_in, "web", "warn", "qc-daemon user add makes an account"),
     (_receiver_s_key_is_another, "certificate", "FAIL", "receive.tls"),
     (_web_key_is_another, "certificates", "FAIL", "is not of its key"),
+    (_hl7_certificate_has_expired, "certificates", "FAIL", "hl7: "),
     (_our_certificate_has_expired, "certificates", "FAIL", "has expired; renew it"),
     (_authority_is_not_there, "certificates", "FAIL", "ca.pem cannot be read"),
     (_pacs_does_not_answer, "destination pacs", "FAIL", "PACS@127.0.0.1"),

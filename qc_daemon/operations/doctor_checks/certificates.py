@@ -17,8 +17,14 @@ def _named(settings: Settings) -> Iterator[tuple[str, Path, Path | None]]:
     web = settings.web
     if web.certificate is not None:
         yield "web", web.certificate, web.key
+    hl7 = settings.hl7.tls
+    if hl7 is not None:
+        yield "hl7", hl7.certificate, hl7.key
+        if hl7.ca is not None:
+            yield "hl7 ca", hl7.ca, None
     tls = [(f"destination {each.name}", each.tls) for each in settings.destination]
     tls += [(f"peer {each.ae_title}", each.tls) for each in settings.receive.peer]
+    tls.append(("worklist", settings.worklist.tls))
     for name, client in tls:
         if client is not None and client.certificate is not None:
             yield name, client.certificate, client.key
