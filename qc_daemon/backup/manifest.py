@@ -15,7 +15,7 @@ NAME = "manifest.json"
 DATABASE, TABLES, SPOOL = "qc.db", "tables", "spool"
 FORMAT = 1
 # The only file names that a manifest may have: no other path is read or written for it.
-_FILE = re.compile(r"qc\.db|tables/[a-z_]{1,63}\.copy|spool/[0-9a-f]{2}/[0-9a-f]{64}\.dcm")
+_FILE = re.compile(r"qc\.db|tables/[a-z_0-9]{1,63}\.copy|spool/[0-9a-f]{2}/[0-9a-f]{64}\.dcm")
 _TABLE_OR_COLUMN = re.compile(r"[a-z_0-9]{1,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
