@@ -262,15 +262,19 @@ def main() -> None:
     ):
         folder = Path(name)
         history = write_history(folder / "history", arguments.seed, imported)
+        # Filled before anything is measured, so that the disk has had time to write it all.
+        every: dict[str, Settings] = {}
         for kind, make in makers.items():
             store = make(DATABASE)
-            settings = Settings(
+            every[kind] = Settings(
                 store=StoreSettings(url=store.url, spool=folder / "spool"),
                 audit_log=AuditLogSettings(folder=folder / kind),
             )
             store.close()
-            import_findings(settings, [history])
-            copy_findings(settings.store.url, round(arguments.findings / imported))
+            import_findings(every[kind], [history])
+            copy_findings(every[kind].store.url, round(arguments.findings / imported))
+            print(f"{kind}: {arguments.findings:,} findings", file=sys.stderr)
+        for kind, settings in every.items():
             print_tables(kind, settings, arguments.findings, arguments.repeat)
 
 
