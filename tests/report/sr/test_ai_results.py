@@ -67,6 +67,12 @@ def test_the_purpose_of_reference_is_dicoms_and_not_the_profiles(report: Dataset
         assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("109102", "DCM")
 
 
+def test_content_date_and_time_are_when_the_report_was_made(report: Dataset) -> None:
+    """Not when the analysis began, which the statement says is not met."""
+    assert report.ContentDate == report.InstanceCreationDate
+    assert report.ContentTime == report.InstanceCreationTime
+
+
 def test_another_model_is_another_device(report: Dataset, tmp_path: Path) -> None:
     clinic = Clinic(tmp_path / "site")
     header = ultrasound_header(StudyInstanceUID=FETUS, PatientID="x", SOPInstanceUID=f"{FETUS}.1")
