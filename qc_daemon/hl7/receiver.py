@@ -17,8 +17,9 @@ _POLL_SECONDS = 0.5
 _READ_BYTES = 64 << 10
 
 Handshake = Callable[[socket.socket], socket.socket]
-Handle = Callable[[Frame, str], bytes]
-"""Gives the acknowledgement of a frame from an address; what it returns is on disk by then."""
+Handle = Callable[[Frame, str], bytes | None]
+"""Gives the acknowledgement of a frame from an address; what it returns is on disk by then. None:
+there is none, and the connection is closed."""
 
 
 class MessageReceiver:
@@ -140,8 +141,11 @@ class MessageReceiver:
             has_ended = False
             for frame in reader.feed(received):
                 has_ended = True
+                answer = self._handle(frame, caller)
+                if answer is None:
+                    return
                 connection.settimeout(self._seconds)
-                connection.sendall(write_frame(self._handle(frame, caller)))
+                connection.sendall(write_frame(answer))
                 connection.settimeout(_POLL_SECONDS)
                 if frame.is_last:
                     return

@@ -51,7 +51,11 @@ class _Done:
 
 
 class MessageHandler:
-    """Does what each frame says; `handle` gives its acknowledgement. Safe to use from threads."""
+    """Does what each frame says; `handle` gives its acknowledgement. Safe to use from threads.
+
+    A failure of ours is not acknowledged: senders repeat what they have no word of, and after an AE
+    many do not.
+    """
 
     def __init__(self, settings: Settings, store: Store, clock: Clock = utc_now) -> None:
         self._settings = settings
@@ -59,8 +63,9 @@ class MessageHandler:
         self._clock = clock
         self._log = log.get(role="schedule")
 
-    def handle(self, frame: Frame, caller: str) -> bytes:
-        """The acknowledgement of a frame from an address; never raises for what the frame has."""
+    def handle(self, frame: Frame, caller: str) -> bytes | None:
+        """The acknowledgement of a frame from an address; None where we failed, so that nothing is
+        stored. Never raises for what the frame has."""
         header, now = Header(), self._clock()
         code, reason = "AA", ""
         try:
@@ -72,14 +77,14 @@ class MessageHandler:
         except MessageError as error:
             code, reason = error.code, error.reason
         except QCError as error:
-            code, reason = "AE", "it was not stored; send it again"
             self._log.error("hl7 message not stored", address=caller, code=error.code.value)
+            return None
         except Exception as error:
-            code, reason = "AE", "an error of ours; send it again"
             kind, place = type(error).__name__, log.where(error)
             self._log.error(
                 "hl7 message not stored", address=caller, error_type=kind, error_at=place
             )
+            return None
         if reason:
             self._log.warning("hl7 message refused", address=caller, status=code, reason=reason)
         return acknowledge(header, code, reason, self._settings.receive.ae_title, now)

@@ -169,20 +169,26 @@ def test_what_contradicts_an_earlier_merge_waits_for_a_person(
 
 
 def test_what_cannot_be_stored_is_not_acknowledged(
-    clinic: Clinic, sender: Sender, monkeypatch: pytest.MonkeyPatch
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Many senders repeat only what they have no word of."""
+
     def fail(*_arguments: Any, **_named: Any) -> None:
         raise QCError(ErrorCode.STORAGE, "the disk is full")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(hl7_messages, "record_changes", fail)
-        assert sender.send(adt(name="Canary^Zoe")) == "AE"
-    with monkeypatch.context() as patch:
-        patch.setattr(changes, "correct", lambda *_a, **_n: 1 / 0)
-        assert sender.send(adt(name="Canary^Zoe")) == "AE"
-    assert (stored(clinic), count_changes(clinic)) == ([], 0)
-    # Sent again, it is done.
-    assert sender.send(adt(name="Canary^Zoe")) == "AA"
+    with receiving(clinic) as port:
+        for module, name, fault in (
+            (hl7_messages, "record_changes", fail),
+            (changes, "correct", lambda *_a, **_n: 1 / 0),
+        ):
+            with monkeypatch.context() as patch, connect(port) as sender:
+                patch.setattr(module, name, fault)
+                sender.connection.sendall(write_frame(adt(name="Canary^Zoe").encode()))
+                assert sender.is_closed()
+        assert (stored(clinic), count_changes(clinic)) == ([], 0)
+        # Sent again, it is done.
+        with connect(port) as sender:
+            assert sender.send(adt(name="Canary^Zoe")) == "AA"
     assert count_changes(clinic) == 1
 
 
@@ -191,7 +197,7 @@ def test_the_row_is_there_when_the_acknowledgement_is(clinic: Clinic) -> None:
     handler = MessageHandler(clinic.settings, clinic.exam.store, lambda: clinic.exam.now)
     rows: list[int] = []
 
-    def handle(frame: Any, caller: str) -> bytes:
+    def handle(frame: Any, caller: str) -> bytes | None:
         answer = handler.handle(frame, caller)
         with clinic.exam.store.read() as session:
             rows.append(len(session.query(HL7Message).all()))
