@@ -27,7 +27,7 @@ from model.spatialclip.network import SpatialClip
 
 openvino: Any = openvino_module()
 
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Raise this when this module converts the same network otherwise: caches are then made anew."""
 HINTS = {False: "f32", True: "bf16"}
 """OpenVINO's name of the precision, by whether it is bfloat16."""
@@ -118,9 +118,13 @@ class OpenVinoRuntime:
         except (RuntimeError, OSError) as error:
             # OpenVINO's own errors are RuntimeErrors; what cannot be cached, an OSError.
             raise _cannot_compile(error) from error
-        return CompiledNetwork(partial(self._compile_model, ir_model, bfloat16))
+        try:
+            return CompiledNetwork(partial(self._compile_model, ir_model, bfloat16))
+        except MemoryError as error:
+            raise _cannot_compile(error) from error
 
     def _compile_model(self, ir_model: Any, bfloat16: bool) -> Any:
+        """Raises MemoryError where memory is not enough, QCError where it cannot otherwise."""
         try:
             return self._core.compile_model(
                 ir_model,
@@ -131,7 +135,10 @@ class OpenVinoRuntime:
                     "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 },
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                # As of a picture: a smaller batch may do.
+                raise MemoryError(_first_line(error)) from error
             raise _cannot_compile(error) from error
 
     def _convert(self, network: nn.Module, example: Tensor, shape: list[int]) -> Any:
@@ -198,7 +205,8 @@ class _FirstOutput(nn.Module):
 
 
 def _key(network: nn.Module, shape: list[int]) -> str:
-    """What decides the converted network: its layers, its weights, and who converts it."""
+    """What decides the converted network: its layers, its weights, and who converts it. Whatever
+    else its `forward` depends on, its `extra_repr` has to say."""
     facts = (CONVERSION_VERSION, openvino.__version__, torch.__version__, shape)
     digest = hashlib.sha256(repr(facts).encode())
     digest.update(repr(network).encode())

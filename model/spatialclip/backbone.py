@@ -55,6 +55,9 @@ class HybridEmbed(nn.Module):
         self.gain = nn.Buffer(255 / _SPREAD * std, persistent=False)
         self.offset = nn.Buffer((255 * mean - _CENTRE) / _SPREAD, persistent=False)
 
+    def extra_repr(self) -> str:
+        return f"{self.name}, mirrored={self.mirrored}"
+
     @property
     def weight(self) -> Tensor:
         """The tensor whose dtype CLIP gives its pictures."""

@@ -268,9 +268,14 @@ class _ImageEncoder(nn.Module):
         self.vision = network.clip_model.vision_model
         self.projection = network.clip_model.visual_projection
         self._encode = network.encode_features
+        self._facts = str(network.clip_model.config.vision_config.to_json_string())
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self._encode(pixel_values)
+
+    def extra_repr(self) -> str:
+        # Caches of compiled networks go by it: the number of heads is in no weight's shape.
+        return self._facts
 
 
 class _StemNetworks(nn.Module):
@@ -280,9 +285,14 @@ class _StemNetworks(nn.Module):
         super().__init__()
         self.networks = stem.networks
         self._forward = stem.forward_features
+        self._facts = stem.extra_repr()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self._forward(pixel_values)
+
+    def extra_repr(self) -> str:
+        # Caches of compiled networks go by it.
+        return self._facts
 
 
 class _SeparateNetworks(nn.Module):

@@ -184,6 +184,34 @@ def test_a_converted_network_is_read_from_the_cache(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_towers_that_differ_in_a_flag_alone_share_no_network(tmp_path: Path) -> None:
+    config = small_config(64)
+    vision = config.clip["vision_config"] | {"image_size": 64}
+    config = replace(config, clip=config.clip | {"vision_config": vision})
+    one_sided = SpatialClip(config).eval()
+    mirrored = SpatialClip(replace(config, mirrored=True)).eval()
+    mirrored.load_state_dict(one_sided.state_dict())
+    assert_apart(one_sided, mirrored, tmp_path / "mirrored")
+
+    plain = SpatialClip(replace(config, stem="")).eval()
+    heads = config.clip | {"vision_config": vision | {"num_attention_heads": 6}}
+    more_heads = SpatialClip(replace(config, stem="", clip=heads)).eval()
+    more_heads.load_state_dict(plain.state_dict())
+    assert_apart(plain, more_heads, tmp_path / "heads")
+
+
+def assert_apart(first: SpatialClip, second: SpatialClip, cache: Path) -> None:
+    """Each of two networks says by the same cache what it says by torch."""
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        towers = [each.trimodal_clip for each in (first, second)]
+        expected = [each.encode_image(pictures) for each in towers]
+        assert not torch.allclose(*expected, atol=1e-4)
+        for tower, feature in zip(towers, expected, strict=True):
+            tower.compile_image_network(OpenVinoRuntime(cache).compile)
+            assert torch.allclose(tower.encode_image(pictures), feature, atol=1e-4)
+
+
 @pytest.mark.parametrize("damage", ["bits", "shorter", "no hashes", "no network", "another's"])
 def test_a_cache_that_is_not_as_written_is_made_anew(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -230,6 +258,26 @@ def test_what_cannot_be_converted_is_one_clear_line() -> None:
     assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
     assert "score.runtime" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class OutOfMemory:
+    """OpenVINO's core on a machine whose memory is not enough."""
+
+    def compile_model(self, *_: object) -> None:
+        raise RuntimeError("Exception from src/x.cpp:1:\nstd::bad_alloc")
+
+
+def test_a_lack_of_memory_while_a_network_is_compiled_anew_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that smaller batches are tried; at the first compilation no batch is to blame."""
+    runtime = OpenVinoRuntime()
+    monkeypatch.setattr(runtime, "_core", OutOfMemory())
+    with pytest.raises(MemoryError, match="bad_alloc"):
+        runtime._compile_model(None, False)
+    with pytest.raises(QCError, match="bad_alloc") as caught:
+        runtime.compile(Small().eval(), torch.zeros(1, 3, 8, 8))
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
 
 
 def test_openvino_reports_nothing_to_its_maker(tmp_path: Path) -> None:
