@@ -72,11 +72,26 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
-    """A patient as PID has it. `ids` are Patient ID and assigning authority of each repetition;
-    `name` as PN and `birth_date` as DA (PS3.5 6.2), None where nothing is said."""
+class Identifier:
+    """A patient's number, and its assigning authority by namespace and universal id (CX-1, CX-4.1,
+    CX-4.2); empty: not there."""
 
-    ids: tuple[tuple[str, str], ...]
+    number: str
+    namespace: str = ""
+    universal_id: str = ""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the authority is called, as it is compared: case does not count."""
+        return self.namespace.casefold(), self.universal_id.casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A patient as PID has it. `ids` are her numbers in the order of the message; `name` as PN and
+    `birth_date` as DA (PS3.5 6.2), None where nothing is said."""
+
+    ids: tuple[Identifier, ...]
     name: str | None = None
     birth_date: str | None = None
 
@@ -86,7 +101,7 @@ class PatientUpdate:
     """What a message says of one patient; `prior_ids` are of the patient merged into it (MRG)."""
 
     patient: Patient
-    prior_ids: tuple[tuple[str, str], ...] = ()
+    prior_ids: tuple[Identifier, ...] = ()
 
 
 def read_header(content: bytes) -> Header:
@@ -168,7 +183,7 @@ def acknowledge(header: Header, code: str, reason: str, ours: str, now: datetime
 def _updates(message: Any, header: Header) -> Iterator[PatientUpdate]:
     """Each PID with the MRG that follows it."""
     patient: Patient | None = None
-    prior: tuple[tuple[str, str], ...] = ()
+    prior: tuple[Identifier, ...] = ()
     for segment in message.children:
         if segment.name == "PID":
             if patient is not None:
@@ -189,8 +204,8 @@ def _patient(segment: Any, header: Header) -> Patient:
     )
 
 
-def _ids(fields: Any, header: Header) -> tuple[tuple[str, str], ...]:
-    """Identifier and namespace of its authority (CX-1, CX-4.1) of each repetition."""
+def _ids(fields: Any, header: Header) -> tuple[Identifier, ...]:
+    """The number of each repetition that has one."""
     ids = []
     for each in fields:
         parts = each.value.split(header.separators[1])
@@ -199,8 +214,8 @@ def _ids(fields: Any, header: Header) -> tuple[tuple[str, str], ...]:
             continue
         if len(number) > _MAX_ID or not number.isprintable() or "\\" in number:
             raise MessageError("AE", "a patient identifier is none that a Patient ID can hold")
-        authority = parts[3].split(header.separators[4])[0] if len(parts) > 3 else ""
-        ids.append((number, _text(authority, header)))
+        authority = [*(parts[3] if len(parts) > 3 else "").split(header.separators[4]), ""]
+        ids.append(Identifier(number, _text(authority[0], header), _text(authority[1], header)))
     return tuple(ids)
 
 

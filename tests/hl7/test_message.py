@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qc_daemon.hl7.message import (
     CHARACTER_SETS,
+    Identifier,
     MessageError,
     Patient,
     acknowledge,
@@ -35,7 +36,9 @@ def refusal(message: str | bytes) -> tuple[str, str]:
 
 def test_a_patient_is_read() -> None:
     assert patient_of(adt(name="Doe^Jane^Mary^Jr^Dr")) == Patient(
-        (("CANARY-4711", "HOSP"), ("999", "SSN")), "Doe^Jane^Mary^Dr^Jr", "19900531"
+        (Identifier("CANARY-4711", "HOSP"), Identifier("999", "SSN")),
+        "Doe^Jane^Mary^Dr^Jr",
+        "19900531",
     )
 
 
@@ -44,8 +47,8 @@ def test_a_merge_names_the_prior_patient_of_each() -> None:
     message += "PID|2||5||Doe^J\rPV1|1\rMRG|6\r"
     content = message.encode()
     first, second = read_updates(content, read_header(content))
-    assert first.prior_ids == (("4711", "HOSP"),)
-    assert (second.patient.ids, second.prior_ids) == ((("5", ""),), (("6", ""),))
+    assert first.prior_ids == (Identifier("4711", "HOSP"),)
+    assert (second.patient.ids, second.prior_ids) == ((Identifier("5"),), (Identifier("6"),))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_escapes_nulls_and_ideographic_names() -> None:
 
 def test_other_separators_are_the_senders() -> None:
     message = adt().replace("^~\\&", "#*!%").replace("^", "#").replace("~", "*")
-    assert patient_of(message.replace("|", "$")).ids[0] == ("CANARY-4711", "HOSP")
+    assert patient_of(message.replace("|", "$")).ids[0] == Identifier("CANARY-4711", "HOSP")
     answer = acknowledge(read_header(message.encode()), "AA", "", "QC", NOW)
     assert answer.startswith(b"MSH|#*!%|QC||RIS|WARD|")
 

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from detector.errors import QCError
 from qc_daemon.audit_trail.event import Actor, ActorKind
-from qc_daemon.dicom.person_name import fold_name
+from qc_daemon.dicom.person_name import clean_name, fold_name
 from qc_daemon.hl7.frames import Frame
 from qc_daemon.hl7.message import (
     Header,
+    Identifier,
     MessageError,
     Patient,
     PatientUpdate,
@@ -41,7 +42,7 @@ _MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _Change:
     """A change that a message led to, for the audit log."""
 
     action: PatientAction
@@ -96,7 +97,7 @@ class MessageHandler:
         digest = hashlib.sha256(content).hexdigest()
         sender, control_id = _storable(header.sender), _storable(header.control_id)
         by = f"HL7 {header.field(3)}".strip()[:_MAX_NAME]
-        done: list[_Done] = []
+        result: list[_Change] = []
         with self._store.begin() as session:
             event = header.event
             row = hl7_messages.claim(session, sender, control_id, event, digest, now)
@@ -105,9 +106,9 @@ class MessageHandler:
                     raise MessageError("AE", "its control id (MSH-10) was another message's")
                 return 0
             for update in updates:
-                done += self._apply(session, update, _storable(by), now)
-            hl7_messages.record_changes(session, row, len(done))
-        for each in done:
+                result += self._apply(session, update, _storable(by), now)
+            hl7_messages.record_changes(session, row, len(result))
+        for each in result:
             actor = Actor(ActorKind.SERVICE, "hl7", caller)
             record_change(
                 self._settings,
@@ -118,16 +119,21 @@ class MessageHandler:
                 self._clock,
                 actor,
             )
-        return len(done)
+        return len(result)
 
     def _apply(
         self, session: Session, update: PatientUpdate, by: str, now: datetime
-    ) -> list[_Done]:
-        patient_id, prior = self._own_id(update.patient.ids), self._own_id(update.prior_ids)
-        if patient_id is None:
+    ) -> list[_Change]:
+        own_ids = self._own_ids(update.patient.ids)
+        if not own_ids:
             return []
-        done: list[_Done] = []
-        if prior is not None and identities.is_known(session, prior):
+        patient_id, result = own_ids[0], list[_Change]()
+        for prior in self._prior_ids(update):
+            # Of two who were never here nothing is kept. Of one who was, images may come later.
+            if prior == patient_id or not (
+                identities.is_known(session, prior) or identities.is_known(session, patient_id)
+            ):
+                continue
             try:
                 effect = changes.merge(session, prior, patient_id, by, now, is_new_id_allowed=True)
             except QCError:
@@ -135,43 +141,59 @@ class MessageHandler:
                 raise MessageError(
                     "AE", "it contradicts what was merged here before; a person has to decide"
                 ) from None
-            done += _done(PatientAction.MERGED, prior, patient_id, effect)
-        current = identities.current_id(session, patient_id)
-        if identities.is_known(session, current):
-            said = _news(session, current, update.patient)
-            if said.values:
-                effect = changes.correct(session, current, by, now, said)
-                done += _done(PatientAction.CORRECTED, current, None, effect)
-        return done
+            result += _change(PatientAction.MERGED, prior, patient_id, effect)
+        # A number that was merged away says nothing of the patient who has its images now.
+        is_current = identities.current_id(session, patient_id) == patient_id
+        if is_current and identities.is_known(session, patient_id):
+            difference = _difference(session, patient_id, update.patient)
+            if difference.values:
+                effect = changes.correct(session, patient_id, by, now, difference)
+                result += _change(PatientAction.CORRECTED, patient_id, None, effect)
+        return result
 
-    def _own_id(self, ids: tuple[tuple[str, str], ...]) -> str | None:
-        """The number that machines send as Patient ID; None where the message has none."""
-        authority = self._settings.hl7.assigning_authority
-        own = (number for number, of in ids if authority is None or of == authority)
-        return next(own, None)
+    def _own_ids(self, ids: tuple[Identifier, ...]) -> list[str]:
+        """The numbers that machines send as Patient ID: those of our authority; without one those
+        of the first number's."""
+        own = self._settings.hl7.assigning_authority
+        if own is None:
+            return [each.number for each in ids if each.names == ids[0].names]
+        return [each.number for each in ids if own.casefold() in each.names]
+
+    def _prior_ids(self, update: PatientUpdate) -> list[str]:
+        """The numbers to be merged into the patient's. Raises MessageError where an A40 has none
+        that can be ours."""
+        if not update.prior_ids:
+            return []
+        own = self._own_ids(update.prior_ids)
+        # Some senders leave the authority out in MRG.
+        own = own or [each.number for each in update.prior_ids if not any(each.names)]
+        if not own:
+            raise MessageError("AE", "no prior number (MRG-1) is of the assigning authority")
+        return list(dict.fromkeys(own))
 
 
-def _done(
+def _change(
     action: PatientAction, patient_id: str, into_id: str | None, effect: ChangeEffect
-) -> list[_Done]:
-    return [] if effect.number is None else [_Done(action, patient_id, into_id, effect.number)]
+) -> list[_Change]:
+    return [] if effect.number is None else [_Change(action, patient_id, into_id, effect.number)]
 
 
-def _news(session: Session, patient_id: str, said: Patient) -> Demographics:
+def _difference(session: Session, patient_id: str, patient: Patient) -> Demographics:
     """What the message says otherwise than what is known here: an A08 comes for every change of an
     address too, and must not amend reports."""
     row = session.get(PatientIdentityRow, patient_id)
-    name = row.name if row is not None and row.name is not None else None
-    if name is None:
-        name = identities.newest_name(session, patient_id, is_received=False)
-    is_same_name = said.name is None or (
-        name is not None and fold_name(said.name) == fold_name(name)
+    if row is not None and row.name is not None:
+        names = {row.name}
+    else:
+        names = identities.names(session, patient_id)
+    is_same_name = patient.name is None or (
+        {fold_name(clean_name(each) or "") for each in names} == {fold_name(patient.name)}
     )
-    known = {row.birth_date} if row is not None and row.birth_date is not None else set()
-    known = known or _reported_birth_dates(session, patient_id)
-    is_same_date = said.birth_date is None or known == {said.birth_date}
+    dates = {row.birth_date} if row is not None and row.birth_date is not None else set()
+    dates = dates or _reported_birth_dates(session, patient_id)
+    is_same_date = patient.birth_date is None or dates == {patient.birth_date}
     return Demographics(
-        None if is_same_name else said.name, None if is_same_date else said.birth_date
+        None if is_same_name else patient.name, None if is_same_date else patient.birth_date
     )
 
 

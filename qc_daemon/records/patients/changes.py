@@ -82,15 +82,15 @@ def merge(
 ) -> ChangeEffect:
     """Make one patient part of another one; `said` is of the latter.
 
-    `is_new_id_allowed`: there need be no images of `into_id`; a sender of ADT messages knows more
-    patients than we do. Raises QCError for a patient who is not there, or the same one.
+    `is_new_id_allowed`: there need be no images of the one or the other; a sender of ADT messages
+    knows more patients than we do. Raises QCError for a patient who is not there, or the same one.
     """
     if patient_id == into_id:
         raise _refusal("a patient cannot be merged into itself")
     source = identities.current_id(session, patient_id)
     if source != patient_id and source == identities.current_id(session, into_id):
         return _amend(session, patient_id, into_id, {}, said, (PatientAction.MERGED, by, now))
-    _check_current(session, patient_id)
+    _check_current(session, patient_id, is_new_id_allowed=is_new_id_allowed)
     if not is_new_id_allowed:
         _check_current(session, into_id)
     into_id = identities.current_id(session, into_id)
@@ -284,7 +284,7 @@ def _store(
     return row.id
 
 
-def _check_current(session: Session, patient_id: str) -> None:
+def _check_current(session: Session, patient_id: str, *, is_new_id_allowed: bool = False) -> None:
     """Raises QCError for a patient who is not there, or who is another one by now."""
     current = identities.current_id(session, patient_id)
     if current != patient_id:
@@ -292,7 +292,7 @@ def _check_current(session: Session, patient_id: str) -> None:
             f"Patient ID {patient_id} is {current} by now: give that one, or take it out by"
             f" patient split {patient_id}"
         )
-    if not identities.is_known(session, patient_id):
+    if not is_new_id_allowed and not identities.is_known(session, patient_id):
         raise _unknown(session, patient_id)
 
 

@@ -62,6 +62,12 @@ def exam_ids(session: Session, patient_id: str) -> list[int]:
     )
 
 
+def names(session: Session, patient_id: str) -> set[str]:
+    """The names that the patient's exams have; empty where an exam has none."""
+    column = func.coalesce(Exam.patient_name, "")
+    return set(session.scalars(select(column).where(Exam.patient_id == patient_id)))
+
+
 def newest_name(session: Session, patient_id: str, *, is_received: bool) -> str | None:
     """The name in the newest header of the patient's exams; with `is_received` of those whose
     headers have this Patient ID. None if there is none."""

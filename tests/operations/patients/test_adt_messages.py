@@ -155,6 +155,72 @@ def test_only_numbers_of_the_authority_that_machines_have_count(
     assert count_changes(clinic) == 1
 
 
+def test_an_update_of_a_number_that_was_merged_away_renames_nobody(
+    clinic: Clinic, sender: Sender
+) -> None:
+    merge(clinic.settings, ANNA, BERTA, "Dr Lee")
+    before = clinic.dump()
+    assert sender.send(adt(patient_id=ANNA, name="Canary^Zoe", birth_date="19910102")) == "AA"
+    assert clinic.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "prior"),
+    [
+        ("HOSP", f"88^^^SSN~{ANNA}^^^hosp^MR"),
+        ("HOSP", f"88^^^SSN~{ANNA}"),
+        ("hosp", f"{ANNA}^^^&HOSP&L"),
+        (None, f"{ANNA}~88^^^SSN"),
+    ],
+)
+def test_the_prior_number_of_a_merge_is_the_one_of_our_authority(
+    clinic: Clinic, sender: Sender, setting: str | None, prior: str
+) -> None:
+    clinic.settings.hl7.assigning_authority = setting
+    message = adt("A40", patient_id=BERTA, name=NAMES[BERTA], prior_id="x")
+    assert sender.send(message.replace("x^^^HOSP^MR", prior)) == "AA"
+    assert clinic.rows() == [(BERTA, NAMES[BERTA])] * 2
+    assert count_changes(clinic) == 1
+
+
+def test_a_merge_whose_prior_number_is_none_of_ours_is_refused(
+    clinic: Clinic, sender: Sender
+) -> None:
+    clinic.settings.hl7.assigning_authority = "HOSP"
+    message = adt("A40", patient_id=BERTA, prior_id=ANNA).replace(f"{ANNA}^^^HOSP", f"{ANNA}^^^X")
+    sender.connection.sendall(write_frame(message.encode()))
+    reason = "no prior number (MRG-1) is of the assigning authority"
+    assert sender.receive() == ("AE", "1", reason)
+    assert count_changes(clinic) == 0
+
+
+def test_a_merge_may_have_several_prior_numbers(clinic: Clinic, sender: Sender) -> None:
+    message = adt("A40", patient_id=NEW, name="Canary^Zoe", prior_id=ANNA)
+    assert sender.send(message.replace(f"MRG|{ANNA}", f"MRG|{BERTA}^^^HOSP~{ANNA}")) == "AA"
+    assert clinic.rows() == [(NEW, "Canary^Zoe")] * 2
+
+
+def test_images_that_come_after_the_merge_with_the_prior_number(
+    clinic: Clinic, sender: Sender
+) -> None:
+    prior = "CANARY-4700"
+    message = adt("A40", patient_id=ANNA, name=NAMES[ANNA], prior_id=prior)
+    assert sender.send(message) == "AA"
+    assert count_changes(clinic) == 1
+    assert sender.send(message.replace("A40|1|", "A40|2|")) == "AA"
+    assert count_changes(clinic) == 1
+    clinic.receive(ANNA, 7, PatientID=prior, StudyInstanceUID="1.2.840.113619.2.1.7")
+    assert clinic.rows()[-1] == (ANNA, NAMES[ANNA])
+
+
+def test_a_name_that_only_one_exam_has_is_corrected_in_the_others(
+    clinic: Clinic, sender: Sender
+) -> None:
+    clinic.receive(ANNA, 7, PatientName="Canary^Zoe", StudyInstanceUID="1.2.840.113619.2.1.7")
+    assert sender.send(adt(name="Canary^Zoe")) == "AA"
+    assert clinic.rows() == [(ANNA, "Canary^Zoe"), (BERTA, NAMES[BERTA]), (ANNA, "Canary^Zoe")]
+
+
 def test_what_contradicts_an_earlier_merge_waits_for_a_person(
     clinic: Clinic, sender: Sender
 ) -> None:
