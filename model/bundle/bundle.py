@@ -62,6 +62,8 @@ REQUIRED_FACTS: dict[str, type] = {
     "metrics": dict,
 }
 """Every manifest has these keys, of these types; `write_manifest` adds `format` and `files`."""
+CLINICAL_USE = "clinical_use"
+"""The manifest's optional key: whether the bundle is meant for it, true or false."""
 _NOUN = "bundle"
 
 
@@ -260,11 +262,11 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _is_for_clinical_use(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    stated = manifest.get("clinical_use")
+    stated = manifest.get(CLINICAL_USE)
     if isinstance(stated, bool):
         return stated
     if stated is not None:
-        raise mismatch(f"{MANIFEST}: clinical_use is neither true nor false")
+        raise mismatch(f"{MANIFEST}: {CLINICAL_USE} is neither true nor false")
     card = " ".join((folder / CARD).read_text(encoding="utf-8", errors="replace").split())
     return "not for clinical use" not in card.lower()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle import bundle
-from model.bundle.bundle import Bundle
+from model.bundle.bundle import CLINICAL_USE, Bundle
 from model.bundle.manifest import mismatch
 from model.parts.part import PARTS, Part, views_json
 from model.runtime.precision import FAST, KEY, PrecisionRecord, records_of
@@ -22,11 +22,15 @@ def extend(
 ) -> Bundle:
     """A copy of the bundle `base` with these parts, in `out`, which must not exist; opened.
 
-    Name and version are the base's, the version with the parts' names, unless given. Raises
-    QCError; nothing is left of a bundle that could not be made.
+    Name and version are the base's, the version with the parts' names, unless given. Where the
+    base's manifest states a clinical use, the copy states none. Raises QCError; nothing is left of
+    a bundle that could not be made.
     """
     original = Bundle.open(base)
     with _copy(original, out) as (folder, facts):
+        if CLINICAL_USE in facts:
+            # Nobody has said that of the parts. A stated "false" stays: the card may be silent.
+            facts[CLINICAL_USE] = False
         added = copy_parts(parts, folder)
         names = "+".join(part.id.name for part in added)
         facts["name"] = name or original.id.name
@@ -43,7 +47,8 @@ def add_record(
     base: Path, record: PrecisionRecord, out: Path, *, name: str | None, version: str | None
 ) -> Bundle:
     """A copy of the bundle `base` that records what another precision changes, in `out`, which must
-    not exist; opened. A record of the same networks, runtime and kind of CPU is replaced.
+    not exist; opened. Records of the same runtime, precision and kind of CPU are replaced. What the
+    manifest states of clinical use stays, for the models are the same.
 
     Name and version are the base's, the version with "fast", unless given. Raises QCError; nothing
     is left of a bundle that could not be made.
@@ -53,12 +58,12 @@ def add_record(
         records = records_of(original.manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise mismatch(f"{bundle.MANIFEST}: {KEY} is unusable ({error})") from error
-    kept = [each for each in records if each.subject != record.subject]
+    others = [each for each in records if each.subject != record.subject]
     with _copy(original, out) as (_, facts):
         facts["name"] = name or original.id.name
         own = original.id.version
         facts["version"] = version or (own if records else f"{own}+{FAST}")
-        facts[KEY] = [each.to_json() for each in (*kept, record)]
+        facts[KEY] = [each.to_json() for each in (*others, record)]
     return Bundle.open(out)
 
 
@@ -73,8 +78,6 @@ def _copy(original: Bundle, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         folder = Path(scratch) / "bundle"
         shutil.copytree(original.path, folder, ignore=shutil.ignore_patterns(bundle.MANIFEST))
         facts = dict(original.manifest)
-        # Nobody has said that of the new bundle.
-        facts.pop("clinical_use", None)
         yield folder, facts
         bundle.write_manifest(folder, facts)
         folder.rename(out)

@@ -60,8 +60,8 @@ class PrecisionRecord:
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """What it is about: a later record of the same replaces it."""
-        return self.runtime, self.precision, self.parts, self.cpu_flag
+        """What it is about: a later record of the same replaces it, whatever parts that is of."""
+        return self.runtime, self.precision, self.cpu_flag
 
     @property
     def shortcoming(self) -> str | None:

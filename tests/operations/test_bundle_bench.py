@@ -3,21 +3,26 @@
 import csv
 import io
 import json
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from detector.errors import QCError
-from model.bundle.bundle import Bundle
+from detector.frame import Frame
+from model.bundle.bundle import Bundle, locate
+from model.bundle.extend import add_record
 from model.finding import Finding
 from model.runtime import runtime as runtimes
 from model.runtime.bench import PARTS
 from model.runtime.openvino_cpu import HINTS
-from model.runtime.precision import AVX512, SONONET, bfloat16_flag
+from model.runtime.precision import AVX512, SONONET, PrecisionRecord, bfloat16_flag
+from qc_daemon.operations import bundle_bench
 from qc_daemon.operations.doctor_checks.models import check_device
 from qc_daemon.score.models import open_judge
-from qc_daemon.settings import Settings
+from qc_daemon.settings import ScoreSettings, Settings
 from tests.support.command_line import qc_daemon_here
 from training.phantom import make
 
@@ -98,6 +103,43 @@ def test_a_bundle_that_records_agreement_runs_fast_and_says_so(
     assert Finding.from_json(finding).to_json() == finding
     exact = qc_daemon_here("score", image, "--format", "json", "--bundle", mine)
     assert "runtime" not in json.loads(exact.stdout)
+
+
+def record_of(verdict_changes: int) -> PrecisionRecord:
+    return PrecisionRecord(
+        runtime="openvino",
+        version=version("openvino"),
+        precision="bfloat16",
+        parts=(SONONET,),
+        cpu_flag=AVX512,
+        pictures=1000,
+        simulated=100,
+        probability_change_p95=0.0,
+        probability_change_max=0.0,
+        verdict_changes=verdict_changes,
+        view_changes=0,
+    )
+
+
+@pytest.mark.parametrize("has_record", [False, True])
+def test_where_no_record_is_written_an_older_one_is_named(
+    has_record: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("qc_daemon.operations.bundle_bench", "model.runtime.precision"):
+        monkeypatch.setattr(f"{module}.bfloat16_flag", lambda: AVX512)
+    tower = SimpleNamespace(has_sononet=True)
+    judge = SimpleNamespace(spatialclip=SimpleNamespace(trimodal_clip=tower))
+    monkeypatch.setattr(bundle_bench, "_open", lambda *_: judge)
+    monkeypatch.setattr(bundle_bench, "measure_agreement", lambda *_, **__: record_of(500))
+    base = locate("default")
+    if has_record:
+        base = add_record(base, record_of(0), tmp_path / "base", name=None, version=None).path
+    settings = ScoreSettings(bundle=str(base))
+    with pytest.raises(QCError, match="no record is written: 500 of") as caught:
+        bundle_bench.record_agreement(settings, list[Frame], tmp_path / "out")
+    allows = "the bundle's own record still allows precision fast" in str(caught.value)
+    assert allows is has_record
+    assert not (tmp_path / "out").exists()
 
 
 def test_doctor_names_the_record_that_lacks(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 
-from model.bundle.bundle import MANIFEST, Bundle, verify
+import pytest
+
+from model.bundle.bundle import CARD, MANIFEST, Bundle, locate, verify, write_manifest
+from model.bundle.extend import add_record, extend
+from model.runtime.precision import PrecisionRecord
 from tests.support.command_line import qc_daemon_here
 from tests.support.parts import dual_branch_part
 
@@ -33,6 +38,35 @@ def test_a_bundle_with_a_part_is_the_same_beside_it(tmp_path: Path) -> None:
     )
     assert (twice.returncode, "has a part planes already" in twice.stderr) == (1, True)
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("stated", "with_part", "with_record"),
+    [(None, None, None), (False, False, False), (True, False, True)],
+)
+def test_a_copy_states_of_clinical_use_no_more_than_its_base(
+    stated: bool | None, with_part: bool | None, with_record: bool | None, tmp_path: Path
+) -> None:
+    """The card is silent, so that what is not stated would be clinical."""
+    base = tmp_path / "base"
+    copytree(locate("default"), base)
+    (base / CARD).write_text("A card that is silent.")
+    manifest = json.loads((base / MANIFEST).read_text())
+    facts = {k: v for k, v in manifest.items() if k not in ("files", "format")}
+    if stated is not None:
+        facts["clinical_use"] = stated
+    (base / MANIFEST).unlink()
+    write_manifest(base, facts)
+
+    part = dual_branch_part(tmp_path / "planes")
+    record = PrecisionRecord(
+        "openvino", "1.2", "bfloat16", ("detector",), "amx_bf16", 1, 0, 0.0, 0.0, 0, 0
+    )
+    extended = extend(base, [part.path], tmp_path / "extended", name=None, version=None)
+    recorded = add_record(base, record, tmp_path / "recorded", name=None, version=None)
+    assert extended.manifest.get("clinical_use") is with_part
+    assert recorded.manifest.get("clinical_use") is with_record
+    assert recorded.is_for_clinical_use is (stated is not False)
 
 
 def test_verify_names_the_part_that_is_damaged(tmp_path: Path) -> None:

@@ -157,9 +157,12 @@ def test_a_bundle_gets_its_record(tmp_path: Path) -> None:
     assert mine.model_id != default.model_id
     assert records_of(mine.manifest) == (RECORD,)
     assert verify(mine.path) == []
-    later = replace(RECORD, pictures=2000)
+    later = replace(WIDER, pictures=2000)
     again = add_record(mine.path, later, tmp_path / "again", name="own", version=None)
     assert (again.id.name, again.id.version) == ("own", mine.id.version)
     assert records_of(again.manifest) == (later,)
+    elsewhere = replace(RECORD, cpu_flag=AMX)
+    both = add_record(again.path, elsewhere, tmp_path / "both", name=None, version=None)
+    assert records_of(both.manifest) == (later, elsewhere)
     with pytest.raises(QCError, match="exists"):
         add_record(mine.path, later, again.path, name=None, version=None)
