@@ -24,8 +24,10 @@ class HeadRecipe:
     seed: int = 0  # Of weights, order, augmentation and dropout.
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names that run folders store."""
-        return asdict(self)
+        """Plain values under the names that run folders store. Runs from before there were copies
+        do not name them."""
+        values = asdict(self)
+        return values if self.copies else {k: v for k, v in values.items() if k != "copies"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ def train(
             raise UsageError("--adapter: SonoNet has no attention blocks; give --adapter none")
         blocks = tuple(range(len(network.vision.encoder.layers)))
         adapters = AdapterConfig(Kind(adapter.value), blocks)
+    if cache is not None and begin_with is not None and begin_with.tuned:
+        raise UsageError("--cache keeps what the tower itself gives; that of --start was tuned")
     network = network.to(target)
     features = None if cache is None else FrozenFeatures(network, cache)
     runs.begin_run(out, resume=resume, force=force)

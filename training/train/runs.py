@@ -245,7 +245,8 @@ def check_resumed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> N
     """
     if before is None:
         return
-    changed = [name for name in now if name not in _LENGTH and before.get(name) != now[name]]
+    names = [*now, *(name for name in before if name not in now)]
+    changed = [name for name in names if name not in _LENGTH and before.get(name) != now.get(name)]
     if changed:
         raise UsageError(
             f"--resume: the run had another {', '.join(changed)}: give the same options and"

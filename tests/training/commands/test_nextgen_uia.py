@@ -189,6 +189,12 @@ def test_what_a_cache_needs_is_one_line(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(UsageError, match="give --copies 10, say"):
         run("nextgen-uia", "few-shot", *data)
     assert not out.exists()
+    # The features of a tuned tower must not be taken for the tower's own.
+    few = ["--epochs", 1, "--batch", 4, "--width", 8, "--device", "cpu", "--labels", labels]
+    tune = ["train", "adapter", "--tower", clip, "--adapter", "none", "--tune-tower", *few]
+    run(*tune, "--out", tmp_path / "tuned")
+    with pytest.raises(UsageError, match="that of --start was tuned"):
+        run(*train, "--copies", 2, "--start", tmp_path / "tuned")
 
 
 def test_a_fold_is_left_for_testing(tmp_path: Path, clip: Path) -> None:

@@ -73,6 +73,7 @@ def adapter_few_shot_curve(
         "adapters": None if adapters is None else adapters.to_json(),
         "tower": tower_sha256(tower),
         "pictures": lesions_hash(pictures),
+        **({} if features is None else FrozenFeatures.facts),
     }
     trials = _Trials(out / TRIALS, facts)
     scores = np.zeros((len(plan.shots), plan.repeats, FOLDS))

@@ -7,7 +7,7 @@ blocks; so all epochs, folds and numbers of patients may read the same ones from
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ VERSION = 1
 
 class FrozenFeatures:
     """Features of squares, kept in a folder by the SHA-256 of the tower and of the square."""
+
+    facts: ClassVar[dict[str, Any]] = {"frozen features": "float16"}
+    """What a resumed run has to have again: half precision gives other losses."""
 
     def __init__(self, tower: Tower, folder: Path) -> None:
         """Raises UsageError where the tower has no image networks, or the folder is a file."""

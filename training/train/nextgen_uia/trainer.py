@@ -170,6 +170,7 @@ class _Run(EpochTraining):
                 "adapters": None if adapters is None else adapters.to_json(),
                 "tower": sha256,
                 "pictures": lesions_hash(training),
+                **({} if features is None else FrozenFeatures.facts),
             },
             len(training),
             recipe.patience,
@@ -281,7 +282,7 @@ class Pictures:
                 self.config.classes.index(self.lesions[index].label) if mask is None else mask,
                 np.int64,
             )
-            for index, (_, (_, mask)) in zip(indices, draws, strict=True)
+            for index, (_, mask) in zip(indices, draws, strict=True)
         ]
         return self._stack([inputs for inputs, _ in draws]), torch.from_numpy(np.stack(targets))
 
@@ -291,12 +292,16 @@ class Pictures:
 
     def _draw(
         self, index: int, generator: np.random.Generator | None
-    ) -> tuple[npt.NDArray[Any], tuple[Pixels, Mask | None]]:
+    ) -> tuple[npt.NDArray[Any], Mask | None]:
         if generator is None or self.copies:
             copy = 0 if generator is None else int(generator.integers(self.copies + 1))
-            return self._input(index, copy), self.square(index, copy)
+            return self._input(index, copy), self._mask(index, copy)
         pixels, mask = augment(*self.square(index), generator)
-        return pixels if self.features is None else self.features.read(pixels), (pixels, mask)
+        return pixels if self.features is None else self.features.read(pixels), mask
+
+    def _mask(self, index: int, copy: int) -> Mask | None:
+        """Of classes no square is needed, whose features may be known."""
+        return self.square(index, copy)[1] if self.config.task is Task.SEGMENTATION else None
 
     def _input(self, index: int, copy: int) -> npt.NDArray[Any]:
         if self.features is None:

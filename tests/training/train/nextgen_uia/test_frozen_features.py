@@ -81,6 +81,12 @@ def test_a_run_on_features_is_a_run_on_its_copies(
     assert again["losses"] == first["losses"]
     assert again["scores"] == first["scores"]
 
+    with pytest.raises(UsageError, match="another frozen features"):
+        train_head(
+            a_tower(folder), HEAD, train, val, tmp_path / "first", RECIPE,
+            adapters=ADAPTERS, resume=True,
+        )  # fmt: skip
+
     # A damaged file is written anew.
     files[0].write_bytes(files[0].read_bytes()[:-100])
     files[1].write_bytes(b"")
@@ -93,6 +99,11 @@ def test_a_run_on_features_is_a_run_on_its_copies(
     by_pictures = predict(network, Pictures(val, 64, HEAD), 4)
     for each, other in zip(by_features, by_pictures, strict=True):
         assert np.allclose(each, other, atol=2e-3)
+
+
+def test_runs_from_before_there_were_copies_go_on() -> None:
+    assert "copies" not in HeadRecipe().to_json()
+    assert RECIPE.to_json()["copies"] == 2
 
 
 def test_copies_are_the_same_in_each_division(lesions: list[Lesion]) -> None:
