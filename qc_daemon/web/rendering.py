@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, StreamingResponse
 
 from qc_daemon.language.catalogues import ENGLISH, LANGUAGES
+from qc_daemon.language.person_names import format_name
 from qc_daemon.language.wording import Wording
 from qc_daemon.operations.principals import Principal
 from qc_daemon.verbs import Verb
 from qc_daemon.web import page_words, static_files
 from qc_daemon.web.context import context_of
-from qc_daemon.web.words import format_name
 
 FOLDER = Path(__file__).parent
 _ENVIRONMENT = Environment(

@@ -39,17 +39,6 @@ class FindingLine:
     is_rejected: bool
 
 
-def format_name(name: str | None) -> str:
-    """A name of a header (PN) as people write it: family name, given names, the ideographic group
-    beside the alphabetic one."""
-    texts = []
-    for group in (name or "").split("=")[:2]:
-        family, _, given = group.partition("^")
-        parts = (family, " ".join(each for each in given.split("^")[:2] if each.strip()))
-        texts.append(", ".join(part.strip() for part in parts if part.strip()))
-    return " / ".join(filter(None, texts))
-
-
 def finding_line(entry: Entry, answers: Answers) -> FindingLine:
     """The finding as a list shows it."""
     stored, state = entry.stored, entry.state

@@ -14,6 +14,7 @@ from pydicom.valuerep import PersonName
 from detector.errors import ErrorCode, Flag
 from qc_daemon.language.catalogues import translations
 from qc_daemon.language.fonts import is_drawable
+from qc_daemon.language.person_names import name_groups
 from qc_daemon.report.equipment import software_version
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
@@ -101,16 +102,10 @@ def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
 
 def format_person(name: PersonName | str | None) -> str:
     """Family name, given names: the ideographic group beside the alphabetic one if printable."""
-    groups = str(name or "").split("=")
-    names = [", ".join(filter(None, _parts(group))) for group in groups[:2]]
+    names = name_groups(name)
     printable = [text for text in names if text and is_drawable(text)]
     # Where no group can be printed the caller has to say so.
     return " / ".join(printable or [text for text in names if text][:1])
-
-
-def _parts(group: str) -> tuple[str, str]:
-    family, _, given_names = group.partition("^")
-    return family.strip(), " ".join(part for part in given_names.split("^")[:2] if part.strip())
 
 
 def _date(value: str | None) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qc_daemon.web.words import format_name
+from qc_daemon.language.person_names import format_name
 
 
 @pytest.mark.parametrize(
