@@ -13,7 +13,6 @@ from hl7apy.parser import parse_message as parse_elements
 from qc_daemon.dicom.person_name import clean_name
 
 CHARACTER_SETS = {
-    "": "ascii",
     "ASCII": "ascii",
     **{f"8859/{number}": f"iso8859_{number}" for number in (*range(1, 10), 15)},
     "UNICODE UTF-8": "utf-8",
@@ -28,16 +27,18 @@ _NULL = '""'  # A field that is to be emptied; here it says nothing.
 _MAX_ID = 64
 _ECHO = 180  # Letters of a sender's field that an acknowledgement repeats.
 _HEADER_FIELDS = 18
+_OTHER_BYTES = "bytes that are not of the character set of MSH-18, or of the setting"
 
 
 class MessageError(Exception):
     """A message that is not processed; `code` is the acknowledgement (table 0008), `reason` a fixed
-    phrase, without a word of the message."""
+    phrase, without a word of the message. `header` is what could be read of it."""
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: str, reason: str, header: "Header | None" = None) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.header = header
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ class PatientUpdate:
     prior_ids: tuple[Identifier, ...] = ()
 
 
-def read_header(content: bytes) -> Header:
-    """The message's header. Raises MessageError where there is none, or its character set is not
-    known."""
+def read_header(content: bytes, character_set: str = "ASCII") -> Header:
+    """The message's header; `character_set` is the one where MSH-18 names none. Raises MessageError
+    where there is no header, or its character set is not known or not kept."""
     line = content.split(b"\r", 1)[0]
     if not line.startswith(b"MSH") or len(line) < len(b"MSH|^~\\&"):
         raise MessageError("AR", "not an HL7 v2 message: it does not begin with MSH")
@@ -117,14 +118,16 @@ def read_header(content: bytes) -> Header:
         raise MessageError("AR", "the encoding characters of MSH-2 are not usable")
     fields = line.decode("latin-1").split(separators[0])[2:_HEADER_FIELDS]
     name = fields[15] if len(fields) > 15 else ""  # MSH-18
-    header = Header(separators, tuple(fields))
-    codec = CHARACTER_SETS.get(name.split(separators[2])[0].strip().upper())
+    # Its letters go back byte for byte, whatever they are.
+    header = Header(separators, tuple(fields), "latin-1")
+    name = name.split(separators[2])[0].strip().upper()
+    codec = CHARACTER_SETS.get(name or character_set)
     if codec is None:
-        raise MessageError("AR", "the character set of MSH-18 is not known here")
+        raise MessageError("AR", "the character set of MSH-18 is not known here", header)
     try:
         text = line.decode(codec)
     except UnicodeDecodeError:
-        raise MessageError("AE", "bytes that are not of the character set of MSH-18") from None
+        raise MessageError("AE", _OTHER_BYTES, header) from None
     fields = text.split(separators[0])[2:_HEADER_FIELDS]
     return Header(header.separators, tuple(fields), codec)
 
@@ -141,9 +144,9 @@ def read_updates(content: bytes, header: Header) -> list[PatientUpdate]:
     try:
         text = content.decode(header.codec)
     except UnicodeDecodeError:
-        raise MessageError("AE", "bytes that are not of the character set of MSH-18") from None
+        raise MessageError("AE", _OTHER_BYTES) from None
     try:
-        message = parse_elements(text.rstrip("\r\n") + "\r", find_groups=False)
+        message = parse_elements(_own_segments(text, header), find_groups=False)
         updates = list(_updates(message, header))
     except MessageError:
         raise
@@ -157,6 +160,14 @@ def read_updates(content: bytes, header: Header) -> list[PatientUpdate]:
     if header.event == "ADT^A40" and not all(each.prior_ids for each in updates):
         raise MessageError("AE", "the message has no prior patient (MRG)")
     return updates
+
+
+def _own_segments(text: str, header: Header) -> str:
+    """The segments that are read here. Others, as a site's own ones, are to be ignored (2.7), and
+    the library refuses those that the version lacks."""
+    names = tuple(f"{name}{header.separators[0]}" for name in ("MSH", "PID", "MRG"))
+    lines = (line.strip("\n") for line in text.split("\r"))
+    return "".join(f"{line}\r" for line in lines if line.startswith(names))
 
 
 def acknowledge(header: Header, code: str, reason: str, ours: str, now: datetime) -> bytes:

@@ -1,6 +1,7 @@
 """What is read of ADT messages, and what they are answered."""
 
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from hl7apy.parser import parse_message
@@ -16,6 +17,7 @@ from qc_daemon.hl7.message import (
     read_header,
     read_updates,
 )
+from qc_daemon.settings.hl7 import CharacterSet
 from tests.support.hl7_sender import adt
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -69,6 +71,19 @@ def test_names_come_in_the_character_set_of_the_header(character_set: str, name:
     assert patient_of(message, codec).name == name
     header = read_header(message.encode(codec))
     assert acknowledge(header, "AA", "", "QC", NOW).decode(codec)
+
+
+def test_the_setting_is_the_character_set_of_messages_without_one() -> None:
+    content = adt(name="Müller^Änne").encode("latin-1")
+    header = read_header(content, "8859/1")
+    assert read_updates(content, header)[0].patient.name == "Müller^Änne"
+    assert set(get_args(CharacterSet)) <= set(CHARACTER_SETS)
+
+
+def test_other_segments_and_stray_carriage_returns_are_ignored() -> None:
+    message = adt().replace("PID|", "ZPI|1|x\rARV|1\r\rxyz\rPID|").replace("\r", "\r\n")
+    message += "ZZZ\rOBX|1|ED|" + "x" * 1000 + "\r\r\r"
+    assert patient_of(message).name == "Canary^Anna"
 
 
 def test_escapes_nulls_and_ideographic_names() -> None:

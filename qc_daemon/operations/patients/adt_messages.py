@@ -72,11 +72,11 @@ class MessageHandler:
         try:
             if frame.fault is not None:
                 raise MessageError("AR", frame.fault)
-            header = read_header(frame.content)
+            header = read_header(frame.content, self._settings.hl7.character_set)
             count = self._process(frame.content, header, caller, now)
             self._log.info("hl7 message done", address=caller, kind=header.event, count=count)
         except MessageError as error:
-            code, reason = error.code, error.reason
+            code, reason, header = error.code, error.reason, error.header or header
         except QCError as error:
             self._log.error("hl7 message not stored", address=caller, code=error.code.value)
             return None

@@ -144,6 +144,19 @@ def test_a_number_may_come_again_after_a_month(clinic: Clinic, sender: Sender) -
     assert clinic.rows()[0] == (ANNA, "Canary^Ada")
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name", "answer"),
+    [("KLINGON", "Canary^Zoe", "AR"), ("", "Canary^Zo\xe9", "AA"), ("UTF-8", "Zo\xe9", "AE")],
+)
+def test_a_refusal_of_a_character_set_names_the_message(
+    clinic: Clinic, sender: Sender, character_set: str, name: str, answer: str
+) -> None:
+    clinic.settings.hl7.character_set = "8859/1"
+    message = adt(control_id="N\xf6-7", name=name, character_set=character_set)
+    sender.connection.sendall(write_frame(message.encode("latin-1")))
+    assert sender.receive()[:2] == (answer, "N\xf6-7")
+
+
 def test_only_numbers_of_the_authority_that_machines_have_count(
     clinic: Clinic, sender: Sender
 ) -> None:
