@@ -7,6 +7,7 @@ so a bundle's manifest must record that its verdicts stay, measured on a CPU tha
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,7 +149,7 @@ def has_avx2() -> bool:
 
 def fast_parts(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, ...]:
     """The parts that openvino may compute in bfloat16, by the manifest's records for CPUs of this
-    flag.
+    flag and the release of openvino that is installed.
 
     Raises QCError DEVICE_UNAVAILABLE where there is none, or the CPU does not compute in it.
     """
@@ -167,10 +168,32 @@ def fast_parts(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, 
             + (f" on a CPU with {cpu_flag}, only with {others}" if others else "")
             + " (bundle bench --record)"
         )
+    installed = openvino_release()
+    of_release = [each for each in fitting if release_of(each.version) == installed]
+    if not of_release:
+        others = ", ".join(sorted({release_of(each.version) for each in fitting}))
+        raise unavailable(
+            f"the bundle's record is of openvino {others}, and {installed or 'none'} is installed"
+            " (bundle bench --record)"
+        )
+    fitting = of_release
     usable = [each for each in fitting if each.shortcoming is None]
     if not usable:
         raise unavailable(f"the bundle's record refuses precision fast: {fitting[0].shortcoming}")
     return max(usable, key=lambda each: len(each.parts)).parts
+
+
+def openvino_release() -> str:
+    """The release of openvino that is installed; empty where none is."""
+    try:
+        return release_of(version(OPENVINO))
+    except PackageNotFoundError:
+        return ""
+
+
+def release_of(full_version: str) -> str:
+    """Major and minor number of a version, with which its arithmetic may change."""
+    return ".".join(full_version.split(".")[:2])
 
 
 def is_fast_allowed(manifest: Mapping[str, Any]) -> bool:

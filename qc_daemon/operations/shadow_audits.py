@@ -14,6 +14,14 @@ from typing import Any, Protocol
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import Bundle
 from model.finding import BundleId
+from model.runtime.precision import (
+    BFLOAT16,
+    FAST,
+    bfloat16_flag,
+    fast_parts,
+    is_fast_allowed,
+    openvino_release,
+)
 from model.site.names import site_of
 from qc_daemon.audit.bundle_comparison import Answer, ComparedPicture, Reading, compare_bundles
 from qc_daemon.backup.contents import own_version
@@ -194,6 +202,7 @@ class _Scoring:
             for role, part in parts_by_role.items()
             if part is not None
         )
+        self._precision = _precision(bundle, settings)
         self._sites: dict[str, str] = {}
         self._frames: dict[int, set[int]] = {}
         self._institutions: dict[int, str | None] = {}
@@ -259,7 +268,7 @@ class _Scoring:
     def _conditions(self, institution: str | None) -> str:
         """What the bundle's answer depends on beside the picture."""
         settings = self._settings.score
-        conditions = f"{own_version()} augment={settings.augment}{self._parts}"
+        conditions = f"{own_version()} augment={settings.augment}{self._parts}{self._precision}"
         if settings.site_calibration == "off":
             return conditions
         site = site_of(settings.site or institution)
@@ -275,6 +284,16 @@ class _Scoring:
             return error
         with self._store.read() as session:
             return _DROPPED if retention.was_dropped(session, revision_id) else error
+
+
+def _precision(bundle: Bundle, settings: Settings) -> str:
+    """What computes in another precision than float32, as `open_judge` has it; empty if nothing
+    does."""
+    if settings.score.precision != FAST or not is_fast_allowed(bundle.manifest):
+        return ""
+    flag = bfloat16_flag()
+    networks = "+".join(fast_parts(bundle.manifest, flag))
+    return f" {BFLOAT16}={networks} by openvino {openvino_release()} on {flag}"
 
 
 def _pair(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import Bundle
+from model.bundle.extend import add_record
+from model.runtime.precision import AMX, Precision, PrecisionRecord
 from qc_daemon.cli.app import app
 from qc_daemon.operations import nightly
 from qc_daemon.operations.audit_reports import ReportPeriod, Target, make_report
@@ -154,6 +157,39 @@ def test_a_second_run_scores_nothing_again_and_says_the_same(
     engine = Engine(reviewed)
     assert compare(reviewed, bundle, engine) == second != first
     assert engine.scored == []
+
+
+def test_answers_of_precision_fast_are_not_taken_for_exact_ones(
+    reviewed: ReviewedExam, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.runtime.precision._cpu_flags", lambda: frozenset({AMX}))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    record = PrecisionRecord(
+        runtime="openvino",
+        version=version("openvino"),
+        precision="bfloat16",
+        parts=("detector",),
+        cpu_flag=AMX,
+        pictures=1000,
+        simulated=0,
+        probability_change_p95=0.0,
+        probability_change_max=0.0,
+        verdict_changes=0,
+        view_changes=0,
+    )
+    fast = add_record(bundle, record, tmp_path / "fast", name=None, version=None).path
+
+    def scored_again(folder: Path, precision: Precision) -> bool:
+        reviewed.settings.score.precision = precision
+        engine = Engine(reviewed)
+        compare(reviewed, folder, engine)
+        return bool(engine.scored)
+
+    assert scored_again(fast, "fast")
+    assert not scored_again(fast, "fast")
+    assert scored_again(fast, "exact")
+    assert scored_again(bundle, "fast"), "it has no record and runs exact"
+    assert not scored_again(bundle, "exact")
 
 
 def test_an_interrupted_run_goes_on_where_it_was(reviewed: ReviewedExam, bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ RECORD = PrecisionRecord(
     view_changes=0,
 )
 WIDER = replace(RECORD, parts=("detector", "image tower"))
+
+
+@pytest.fixture(autouse=True)
+def release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "version", lambda name: "2026.4.1")
 
 
 def manifest_of(*records: PrecisionRecord) -> dict[str, Any]:
@@ -93,6 +99,7 @@ def test_the_widest_usable_record_counts() -> None:
         ((RECORD,), AMX, "on a CPU with amx_bf16, only with avx512_bf16"),
         ((replace(RECORD, runtime="other"),), AVX512, "does not record that verdicts agree"),
         ((replace(RECORD, precision="int8"),), AVX512, "does not record that verdicts agree"),
+        ((replace(RECORD, version="2026.3.9"),), AVX512, "of openvino 2026.3, and 2026.4 is"),
         ((replace(RECORD, verdict_changes=4),), AVX512, "4 of 1000 verdicts change"),
         ((replace(RECORD, probability_change_p95=0.02),), AVX512, "changes by 0.0200"),
         ((replace(RECORD, pictures=MIN_PICTURES - 1, verdict_changes=0),), AVX512, "are needed"),
@@ -106,6 +113,21 @@ def test_each_refusal_is_one_line_with_its_reason(
     assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
     assert "score.precision" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_another_release_of_openvino_needs_its_own_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = replace(WIDER, version="2026.10.0")
+    manifest = manifest_of(RECORD, later)
+    assert fast_parts(manifest, AVX512) == RECORD.parts
+    monkeypatch.setattr(precisions, "version", lambda name: "2026.10.2")
+    assert fast_parts(manifest, AVX512) == later.parts
+
+    def lacks(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(precisions, "version", lacks)
+    with pytest.raises(QCError, match="and none is installed"):
+        fast_parts(manifest, AVX512)
 
 
 @pytest.mark.parametrize(
