@@ -27,13 +27,19 @@ def measure_agreement(
     Raises ValueError without pictures.
     """
     changes: list[float] = []
+    of_scanners: list[float] = []
     simulated = verdicts = views = 0
     for judgements, frame in zip(exact, frames, strict=True):
         for first, second in zip(judgements, fast.judge(frame), strict=True):
-            changes.append(probability_change(first, second))
-            simulated += frame.simulated
-            verdicts += first.quality != second.quality
-            views += first.view is not second.view
+            change = probability_change(first, second)
+            changes.append(change)
+            if frame.simulated:
+                simulated += 1
+            else:
+                of_scanners.append(change)
+            has_other_view = first.view is not second.view
+            views += has_other_view
+            verdicts += has_other_view or first.quality != second.quality
         after_each()
     if not changes:
         raise ValueError("no pictures to compare")
@@ -45,7 +51,7 @@ def measure_agreement(
         cpu_flag=cpu_flag,
         pictures=len(changes),
         simulated=simulated,
-        probability_change_p95=float(np.percentile(changes, 95)),
+        probability_change_p95=float(np.percentile(of_scanners or changes, 95)),
         probability_change_max=max(changes),
         verdict_changes=verdicts,
         view_changes=views,

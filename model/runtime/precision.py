@@ -27,9 +27,9 @@ PARTS = (DETECTOR, IMAGE_TOWER, SONONET)
 """The networks that a runtime may compute in another precision: the whole image tower, or of its
 networks SonoNet alone."""
 
-MIN_PICTURES = 300
-MAX_PROBABILITY_CHANGE = 0.01  # Of P(standard), at the 95th percentile of the pictures.
-MAX_VERDICT_CHANGES = 0.003  # Of the pictures.
+MIN_PICTURES = 300  # Of scanners: simulated ones do not count.
+MAX_PROBABILITY_CHANGE = 0.01  # Of P(standard), at the 95th percentile of pictures of scanners.
+MAX_VERDICT_CHANGES = 0.003  # Per picture of a scanner.
 
 AMX, AVX512 = "amx_bf16", "avx512_bf16"
 """CPU flags, as the kernel names them, of those that compute in bfloat16."""
@@ -43,8 +43,9 @@ class PrecisionRecord:
     """What judging in another precision changed, measured against float32 by torch.
 
     `parts` are those of PARTS that ran in `precision`; `cpu_flag` names the instructions that they
-    ran by. Changes of P(standard) are absolute: their 95th percentile and the largest; 1 where only
-    one of two judgements has a probability.
+    ran by. `simulated` of the `pictures` are no scanner's. Changes of P(standard) are absolute:
+    their 95th percentile in pictures of scanners, and the largest in any; 1 where only one of two
+    judgements has a probability. A verdict changes with its view too; `view_changes` counts those.
     """
 
     runtime: str
@@ -65,14 +66,20 @@ class PrecisionRecord:
         return self.runtime, self.precision, self.cpu_flag
 
     @property
+    def real(self) -> int:
+        """How many pictures are of scanners."""
+        return self.pictures - self.simulated
+
+    @property
     def shortcoming(self) -> str | None:
         """Why it does not show that verdicts agree; None where it does."""
-        if self.pictures < MIN_PICTURES:
-            return f"{self.pictures} pictures were compared, {MIN_PICTURES} are needed"
-        if self.verdict_changes > MAX_VERDICT_CHANGES * self.pictures:
+        if self.real < MIN_PICTURES:
+            return f"{self.real} pictures of scanners were compared, {MIN_PICTURES} are needed"
+        # One of a simulated picture counts, though such pictures do not make others rarer.
+        if self.verdict_changes > MAX_VERDICT_CHANGES * self.real:
             return (
-                f"{self.verdict_changes} of {self.pictures} verdicts change, at most"
-                f" {MAX_VERDICT_CHANGES:.1%} may"
+                f"{self.verdict_changes} verdicts change, {self.view_changes} with their view, for"
+                f" {self.real} pictures of scanners; at most {MAX_VERDICT_CHANGES:.1%} may"
             )
         if self.probability_change_p95 > MAX_PROBABILITY_CHANGE:
             return (
@@ -108,6 +115,8 @@ class PrecisionRecord:
         changes = (record.probability_change_p95, record.probability_change_max)
         if min(counts) < 0 or not all(0 <= change <= 1 for change in changes):
             raise ValueError("a count is negative, or a change of a probability outside 0..1")
+        if record.simulated > record.pictures or record.view_changes > record.verdict_changes:
+            raise ValueError("more pictures are simulated, or more views change, than there are")
         return record
 
 

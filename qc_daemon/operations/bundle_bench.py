@@ -21,6 +21,7 @@ from model.runtime.precision import (
     EXACT,
     FAST,
     IMAGE_TOWER,
+    MIN_PICTURES,
     OPENVINO,
     SONONET,
     PrecisionRecord,
@@ -120,8 +121,9 @@ def record_agreement(
     the settings' bundle with the record as a new one, `out`. Where too much changes with the
     detector and all image networks in bfloat16, fewer are.
 
-    Raises QCError where the CPU does not compute in bfloat16, a bundle cannot be used or written,
-    or verdicts change too much: nothing is written then.
+    Raises UsageError where too few pictures are of scanners, QCError where the CPU does not compute
+    in bfloat16, a bundle cannot be used or written, or verdicts change too much: nothing is written
+    then.
     """
     if out.exists():
         raise UsageError(f"{out} exists: name a new folder for the bundle")
@@ -132,9 +134,13 @@ def record_agreement(
     exact = _open(bundle, settings, "cpu", TORCH)
     has_sononet = exact.spatialclip.trimodal_clip.has_sononet
     judgements = []
+    real = 0
     for frame in frames():
         judgements.append(exact.judge(frame))
+        real += 0 if frame.simulated else len(judgements[-1])
         after_each()
+    if real < MIN_PICTURES:
+        raise _too_few(real)
     # Networks that have run hold much memory.
     del exact
     shortcoming = None
@@ -156,6 +162,22 @@ def record_agreement(
     raise QCError(
         ErrorCode.BUNDLE_MISMATCH,
         f"no record is written: {shortcoming}{former if is_fast_allowed(bundle.manifest) else ''}",
+    )
+
+
+def count_files_to_record(paths: Sequence[Path], most: int) -> int:
+    """How many of these files and folders `read_frames` reads. Raises UsageError for fewer than a
+    record needs."""
+    count = min(most, len(list_files(paths)))
+    if count < MIN_PICTURES:
+        raise _too_few(count)
+    return count
+
+
+def _too_few(count: int) -> UsageError:
+    return UsageError(
+        f"a record needs {MIN_PICTURES} pictures of scanners, and here are {count}: give more"
+        " files, and --pictures"
     )
 
 

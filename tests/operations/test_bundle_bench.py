@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from detector.console import UsageError
 from detector.errors import QCError
 from detector.frame import Frame
 from model.bundle.bundle import Bundle, locate
@@ -76,18 +79,27 @@ def test_a_bundle_that_records_agreement_runs_fast_and_says_so(
     for module in ("qc_daemon.operations.bundle_bench", "model.runtime.runtime"):
         monkeypatch.setattr(f"{module}.bfloat16_flag", lambda: AVX512)
     monkeypatch.setattr("qc_daemon.operations.bundle_bench._CHOICES", ((SONONET,),) * 2)
-    image, mine = tmp_path / "a.png", tmp_path / "mine"
-    Image.fromarray(make(3).pixels).save(image)
-    record = ("bundle", "bench", image, "--record", mine, "--format", "json")
-    few = qc_daemon_here(*record, "--pictures", "2")
-    assert (few.returncode, "2 pictures were compared" in few.stderr) == (1, True), few.stderr
+    folder, mine = tmp_path / "pictures", tmp_path / "mine"
+    folder.mkdir()
+    for seed in (3, 4):
+        Image.fromarray(make(seed).pixels).save(folder / f"{seed}.png")
+    image = folder / "3.png"
+    record = ("bundle", "bench", folder, "--record", mine, "--format", "json")
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_bench, "_open", lambda *_: pytest.fail("judged"))
+        few = qc_daemon_here(*record)
+        none = qc_daemon_here("bundle", "bench", "--record", mine)
+    for each, count in ((few, 2), (none, 0)):
+        words = f"a record needs 300 pictures of scanners, and here are {count}"
+        assert (each.returncode, words in each.stderr) == (2, True), each.stderr
     assert not mine.exists()
 
-    monkeypatch.setattr("model.runtime.precision.MIN_PICTURES", 2)
+    for module in ("qc_daemon.operations.bundle_bench", "model.runtime.precision"):
+        monkeypatch.setattr(f"{module}.MIN_PICTURES", 2)
     done = qc_daemon_here(*record, "--pictures", "2")
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)
-    assert (written["pictures"], written["simulated"], written["parts"]) == (2, 1, [SONONET])
+    assert (written["pictures"], written["simulated"], written["parts"]) == (2, 0, [SONONET])
     twice = qc_daemon_here(*record)
     assert (twice.returncode, "exists: name a new folder" in twice.stderr) == (2, True)
 
@@ -128,15 +140,23 @@ def test_where_no_record_is_written_an_older_one_is_named(
     for module in ("qc_daemon.operations.bundle_bench", "model.runtime.precision"):
         monkeypatch.setattr(f"{module}.bfloat16_flag", lambda: AVX512)
     tower = SimpleNamespace(has_sononet=True)
-    judge = SimpleNamespace(spatialclip=SimpleNamespace(trimodal_clip=tower))
+    judge = SimpleNamespace(
+        spatialclip=SimpleNamespace(trimodal_clip=tower), judge=lambda frame: [frame]
+    )
     monkeypatch.setattr(bundle_bench, "_open", lambda *_: judge)
     monkeypatch.setattr(bundle_bench, "measure_agreement", lambda *_, **__: record_of(500))
     base = locate("default")
     if has_record:
         base = add_record(base, record_of(0), tmp_path / "base", name=None, version=None).path
     settings = ScoreSettings(bundle=str(base))
-    with pytest.raises(QCError, match="no record is written: 500 of") as caught:
-        bundle_bench.record_agreement(settings, list[Frame], tmp_path / "out")
+    frame = Frame(1, np.zeros((2, 2, 3), np.uint8), ())
+    simulated = replace(frame, simulated=True)
+    with pytest.raises(UsageError, match="and here are 299"):
+        bundle_bench.record_agreement(
+            settings, lambda: [frame] * 299 + [simulated], tmp_path / "out"
+        )
+    with pytest.raises(QCError, match="no record is written: 500 verdicts change") as caught:
+        bundle_bench.record_agreement(settings, lambda: [frame] * 300, tmp_path / "out")
     allows = "the bundle's own record still allows precision fast" in str(caught.value)
     assert allows is has_record
     assert not (tmp_path / "out").exists()

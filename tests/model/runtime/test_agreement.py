@@ -64,6 +64,26 @@ def test_changes_are_those_of_the_pictures(probabilities: list[float]) -> None:
     assert changes[0] <= record.probability_change_p95 <= changes[-1]
 
 
+def test_another_view_is_another_verdict() -> None:
+    other = replace(FIRST, view=View.CRL)
+    assert other.quality == FIRST.quality
+    record = record_of([[FIRST], [FIRST]], [[other], [FIRST]])
+    assert (record.verdict_changes, record.view_changes) == (1, 1)
+
+
+def test_the_percentile_is_that_of_pictures_of_scanners() -> None:
+    nearby = replace(FIRST, probability=0.7)
+    exact = [[FIRST]] * 100
+    # Ninety phantoms stay as they are; of ten pictures of scanners all change.
+    record = record_of(exact, [[FIRST]] * 90 + [[nearby]] * 10, simulated=90)
+    assert record.real == 10
+    assert record.probability_change_p95 == pytest.approx(0.2)
+    # Nor do phantoms that change say anything of scanners.
+    record = record_of(exact, [[nearby]] * 90 + [[FIRST]] * 10, simulated=90)
+    assert record.probability_change_p95 == 0
+    assert record.probability_change_max == pytest.approx(0.2)
+
+
 def test_two_without_a_probability_agree() -> None:
     none = replace(FIRST, probability=None)
     assert probability_change(none, none) == 0

@@ -33,7 +33,7 @@ RECORD = PrecisionRecord(
     precision="bfloat16",
     parts=("SonoNet",),
     cpu_flag=AVX512,
-    pictures=1000,
+    pictures=1500,
     simulated=500,
     probability_change_p95=0.01,
     probability_change_max=0.2,
@@ -67,6 +67,8 @@ def test_a_record_is_read_as_it_was_written() -> None:
         {"probability_change_max": 1.5},
         {"verdict_changes": "many"},
         {"version": None, "pictures": None},
+        {"simulated": 1501},
+        {"view_changes": 4},
     ],
 )
 def test_what_is_no_record_is_refused(change: dict[str, Any]) -> None:
@@ -100,9 +102,17 @@ def test_the_widest_usable_record_counts() -> None:
         ((replace(RECORD, runtime="other"),), AVX512, "does not record that verdicts agree"),
         ((replace(RECORD, precision="int8"),), AVX512, "does not record that verdicts agree"),
         ((replace(RECORD, version="2026.3.9"),), AVX512, "of openvino 2026.3, and 2026.4 is"),
-        ((replace(RECORD, verdict_changes=4),), AVX512, "4 of 1000 verdicts change"),
+        (
+            (replace(RECORD, verdict_changes=4),),
+            AVX512,
+            "4 verdicts change, 0 with their view, for 1000 pictures",
+        ),
         ((replace(RECORD, probability_change_p95=0.02),), AVX512, "changes by 0.0200"),
-        ((replace(RECORD, pictures=MIN_PICTURES - 1, verdict_changes=0),), AVX512, "are needed"),
+        (
+            (replace(RECORD, pictures=500 + MIN_PICTURES - 1, verdict_changes=0),),
+            AVX512,
+            "299 pictures of scanners were compared, 300 are needed",
+        ),
     ],
 )
 def test_each_refusal_is_one_line_with_its_reason(
