@@ -1,7 +1,9 @@
 """Erasures, merges and corrections of patients that a restore undoes."""
 
+import json
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
 from qc_daemon.backup.decision import Decision, DecisionKind
 from qc_daemon.backup.rows import Row, Tables, arguments, is_same, iso, option
@@ -12,20 +14,19 @@ from qc_daemon.records.tables import PatientAction
 def undone_erasures(restored: Tables, old: Tables) -> Iterator[Decision]:
     """Erasures that only the old database has, with the command for each patient who is there
     again. The old database knows a keyed hash only; who is meant, the restored one knows."""
-    columns = ("sha256", "patient_key", "erased_by", "erased_at")
+    columns = ("sha256", "patient_key", "erased_by", "erased_at", "certificate")
     known = {row["sha256"] for row in restored.rows("erasure", columns)}
     later = [row for row in old.rows("erasure", columns) if row["sha256"] not in known]
     secrets = [row for row in old.rows("secret", ("name", "value")) if row["name"] == SECRET]
     if not later or not secrets:
         return
     key = bytes(secrets[0]["value"])
-    patients = {
-        key_of(key, str(row["patient_id"])): str(row["patient_id"])
-        for row in restored.rows("exam", ("patient_id",))
-    }
+    numbers = [row["patient_id"] for row in restored.rows("exam", ("patient_id",))]
+    numbers += [row["current_id"] for row in restored.rows("patient_identity", ("current_id",))]
+    patients = {key_of(key, str(each)): str(each) for each in numbers}
     for row in later:
-        patient = patients.get(row["patient_key"])
-        if patient is not None:
+        keys = (row["patient_key"], *_certificate(row).get("other_keys", ()))
+        for patient in (patients[each] for each in keys if each in patients):
             words = arguments(patient, [*option("--by", row["erased_by"]), "--yes"])
             yield Decision(
                 DecisionKind.PATIENT_ERASED,
@@ -34,6 +35,12 @@ def undone_erasures(restored: Tables, old: Tables) -> Iterator[Decision]:
                 "patient erase",
                 words,
             )
+
+
+def _certificate(row: Row) -> dict[str, Any]:
+    """An erasure's certificate; SQLite gives JSON as text."""
+    value = row["certificate"] or {}
+    return dict(json.loads(value) if isinstance(value, str) else value)
 
 
 def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:

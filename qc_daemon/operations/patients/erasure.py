@@ -107,6 +107,9 @@ def erase(
         key = erasures.patient_key(session, patient_id)
         earlier = tuple(each.id for each in erasures.list_erasures(session, key))
         certificate = _certificate(settings, content, orphans, by, now) | {"patient_key": key}
+        # A backup of before a merge has her images under these.
+        if others := erasures.other_keys(session, patient_id):
+            certificate["other_keys"] = others
         sha256 = certificates.digest(certificate)
         number = None
         if not content.is_empty or orphans:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from qc_daemon.records import secrets
@@ -76,7 +76,7 @@ class PatientContent:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing."""
-        return not self.exam_ids
+        return not self.exam_ids and not self.counts["corrections of the patient"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,15 @@ def patient_key(session: Session, patient_id: str) -> str:
 def stored_key(session: Session) -> bytes | None:
     """The key of the hashes, None where nobody was erased yet."""
     return secrets.read(session, SECRET)
+
+
+def other_keys(session: Session, patient_id: str) -> list[str]:
+    """The keyed hashes of the other Patient IDs that were the patient's; as `patient_key`."""
+    received = session.scalars(
+        select(Exam.received_patient_id).where(Exam.patient_id == patient_id).distinct()
+    )
+    numbers = {*identities.received_ids(session, patient_id), *received} - {patient_id, ""}
+    return sorted(patient_key(session, each) for each in numbers)
 
 
 def key_of(secret: bytes, patient_id: str) -> str:
@@ -134,6 +143,8 @@ def patient_content(session: Session, patient_id: str) -> PatientContent:
         "report objects": _count(session, ReportObjectRow, ReportObjectRow.id.in_(objects)),
         "rejections": _count(session, Rejection, Rejection.object_id.in_(objects)),
         "jobs": _count(session, JobRow, JobRow.exam_id.in_(exams)),
+        # A merge is stored before images of either number come.
+        "corrections of the patient": _count(session, PatientIdentityRow, _is_of(patient_id)),
     }
     twin = aliased(Revision)
     is_shared = (
@@ -280,10 +291,8 @@ def store(
 
 
 def list_erasures(session: Session, key: str | None = None) -> list[StoredErasure]:
-    """The erasures, newest first; of one patient, or all."""
+    """The erasures, newest first; of one patient, by the hash of any of her numbers, or all."""
     statement = select(Erasure).order_by(Erasure.id.desc())
-    if key is not None:
-        statement = statement.where(Erasure.patient_key == key)
     return [
         StoredErasure(
             each.id,
@@ -294,6 +303,7 @@ def list_erasures(session: Session, key: str | None = None) -> list[StoredErasur
             each.sha256,
         )
         for each in session.scalars(statement)
+        if key is None or key in (each.patient_key, *each.certificate.get("other_keys", ()))
     ]
 
 
@@ -304,6 +314,12 @@ def _ids(patient_id: str) -> tuple[Ids, Ids, Ids, Ids]:
     findings: Ids = select(Finding.id).where(Finding.revision_id.in_(revisions))
     objects: Ids = select(ReportObjectRow.id).where(ReportObjectRow.exam_id.in_(exams))
     return exams, revisions, findings, objects
+
+
+def _is_of(patient_id: str) -> ColumnElement[bool]:
+    return or_(
+        PatientIdentityRow.patient_id == patient_id, PatientIdentityRow.current_id == patient_id
+    )
 
 
 def _count(session: Session, table: type[Base], where: Any) -> int:

@@ -18,7 +18,7 @@ from qc_daemon.fhir.bundle import encode, to_bundle
 from qc_daemon.operations.patients.corrections import CorrectionResult, correct, merge, split
 from qc_daemon.operations.patients.erasure import erase
 from qc_daemon.operations.rejections import reject
-from qc_daemon.records.patients import identities
+from qc_daemon.records.patients import changes, identities
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
@@ -228,6 +228,31 @@ def test_erasing_a_merged_patient_leaves_neither(clinic: Clinic, tmp_path: Path)
     stored = (tmp_path / "site" / "qc.db").read_bytes()
     assert b"CANARY" not in stored
     assert b"Canary" not in stored
+
+
+def test_a_restore_of_before_a_merge_names_the_erasure_of_each_number(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    save(clinic.settings, tmp_path / "backup", START)
+    merge(clinic.settings, ANNA, BERTA, BY)
+    clinic.report()
+    finish_jobs(clinic)
+    erase(clinic.settings, BERTA, BY)
+    assert "erasure show 1" in refused(lambda: merge(clinic.settings, ANNA, "X", BY))
+    clinic.exam.store.close()
+    decisions = restore(clinic.settings, tmp_path / "backup", START).decisions.decisions
+    assert [each.command for each in decisions if each.kind == "patient erased"] == [
+        f"qc-daemon patient erase '--by=Dr Lee' --yes {each}" for each in (BERTA, ANNA)
+    ]
+
+
+def test_a_number_without_images_is_erased_too(clinic: Clinic) -> None:
+    with clinic.exam.store.begin() as session:
+        changes.merge(session, "CANARY-1", "CANARY-2", BY, START, is_new_id_allowed=True)
+    result = erase(clinic.settings, "CANARY-2", BY)
+    assert result.certificate["removed"]["corrections of the patient"] == 2
+    assert not any(clinic.dump()[1:3])
+    assert erase(clinic.settings, "CANARY-2", BY).number is None
 
 
 def test_the_audit_log_has_it_without_a_name(clinic: Clinic) -> None:
