@@ -174,7 +174,14 @@ def train(
         classes = class_names(task, pictures, hc18)
         if task is TaskName.CLASSIFICATION:
             labelled.check_present(training_part, classes, "train")
-            labelled.check_present(validation_part, classes, "val")
+            # A rare class may lack there: in some fold it does.
+            missing = sorted(set(classes) - {each.label for each in validation_part})
+            if missing and validation_part:
+                typer.echo(
+                    f"note: split val has no picture of {', '.join(map(repr, missing))}: the epoch"
+                    " is chosen by the other classes",
+                    err=True,
+                )
         if shots is not None:
             training_part = labelled.draw_shots(training_part, shots, seed)
     except SampleError as error:

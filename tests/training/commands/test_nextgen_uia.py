@@ -18,6 +18,7 @@ from tests.support.lesions import write_published
 from tests.support.towers import tower_folder
 from training.cli import app
 from training.commands.lesion_sources import AdapterName
+from training.data.splits import group_hash
 from training.evaluation.heads_on_towers import TRUTH_RGB
 from training.train.runs import write_learnt, write_validated
 
@@ -215,6 +216,21 @@ def test_a_fold_is_left_for_testing(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(UsageError, match="learnt from"):
         run(*others)
     assert json.loads(run(*others, "--with-learnt"))["groups"] == 30
+
+
+def test_a_class_that_nobody_who_validates_shows_is_named(tmp_path: Path, clip: Path) -> None:
+    labels = _labelled(tmp_path / "pictures", 20)
+    rows = labels.read_text().splitlines()
+    # The grey class is of one patient, who learns.
+    rows[1] = rows[1].replace("dark", "grey")
+    labels.write_text("\n".join(rows) + "\n")
+    command = ["train", "adapter", "--tower", clip, "--labels", labels, "--adapter", "none"]
+    command += ["--epochs", 1, "--batch", 4, "--width", 8, "--device", "cpu", "--held-out", 0]
+    seed = next(each for each in range(20) if group_hash("0", each) > 0.3)
+    command += ["--validation", 0.3, "--seed", seed, "--out", tmp_path / "run"]
+    answer = CliRunner().invoke(app, [str(each) for each in command])
+    assert answer.exit_code == 0
+    assert "split val has no picture of 'grey': the epoch is chosen" in answer.stderr
 
 
 def test_every_adapter_that_an_option_offers_can_be_made() -> None:
