@@ -48,16 +48,18 @@ def choose_device(name: str) -> "torch.device":
 
 
 def device_failure(error: Exception) -> QCError | None:
-    """DEVICE_UNAVAILABLE if the device, not what it was given, is to blame; else None.
+    """DEVICE_UNAVAILABLE if the device, not what it was given, is to blame, INTERNAL for a picture
+    that the host's memory is not enough for; else None.
 
     A process whose device failed has to end: CUDA serves it no more (CUDA Runtime API, error
-    handling, "sticky" errors).
+    handling, "sticky" errors). A picture may be too large for the host for ever, so that its
+    attempts are counted.
     """
     import torch
 
     if is_out_of_memory(error) and not isinstance(error, torch.OutOfMemoryError):
         return QCError(
-            ErrorCode.DEVICE_UNAVAILABLE,
+            ErrorCode.INTERNAL,
             f"memory is not enough to judge a picture ({_first_line(error)}); give the host"
             " more, or fewer processes of the role work",
         )

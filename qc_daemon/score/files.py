@@ -8,6 +8,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from model.bundle.bundle import Bundle
+from model.device import device_failure
 from model.finding import BundleId, Finding
 from model.judge import Judge
 from model.site.names import is_same_site
@@ -40,6 +41,8 @@ def score_files(
     """Finding objects, and {"source", "error"} for each file that cannot be scored or whose
     `write_report` failed; with "frame" for a frame that cannot be decoded while others can.
 
+    A picture that memory is not enough for is such a file; a device that fails raises QCError.
+
     `site` is the calibration of the place that the files are from; a file whose header names
     another institution is not calibrated by it and carries the flag not-commissioned. Raises
     UsageError where it was fitted on another bundle."""
@@ -58,7 +61,18 @@ def score_files(
                 if write_report is not None:
                     write_report(path, findings, decoder.frames)
             except QCError as error:
-                yield _error_object(path, error)
+                failure = error
+            except (RuntimeError, MemoryError) as error:
+                memory_failure = device_failure(error)
+                if memory_failure is None:
+                    raise
+                if memory_failure.code is ErrorCode.DEVICE_UNAVAILABLE:
+                    raise memory_failure from error
+                failure = memory_failure
+            else:
+                continue
+            # Out of the handler, whose traceback keeps the picture's tensors.
+            yield _error_object(path, failure)
 
 
 def check_bundle(site: SiteRecord, bundle: BundleId) -> None:

@@ -85,7 +85,7 @@ def score_here(
                 sop_instance_uid=facts.sop_instance_uid,
                 site=site,
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             failure = device_failure(error)
             if failure is None:
                 raise

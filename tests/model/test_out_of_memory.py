@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from detector.errors import FailureClass
 from model.device import device_failure
 from model.out_of_memory import in_batches, is_out_of_memory
 
@@ -25,6 +26,15 @@ from model.out_of_memory import in_batches, is_out_of_memory
 def test_a_lack_of_memory_is_known(error: Exception, is_memory: bool) -> None:
     assert is_out_of_memory(error) is is_memory
     assert (device_failure(error) is not None) is is_memory
+
+
+def test_a_picture_too_large_for_the_host_uses_up_its_attempts() -> None:
+    of_host, of_gpu = device_failure(MemoryError()), device_failure(torch.OutOfMemoryError("CUDA"))
+    assert of_host is not None
+    assert of_host.failure_class is FailureClass.RETRY
+    assert "memory is not enough to judge a picture" in of_host.message
+    assert of_gpu is not None
+    assert of_gpu.failure_class is FailureClass.ALARM
 
 
 def test_batches_become_smaller_until_they_fit() -> None:

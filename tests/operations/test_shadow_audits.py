@@ -387,6 +387,18 @@ def test_with_the_active_bundle_nothing_differs(scored: Settings) -> None:
         assert session.scalars(select(ShadowFinding.model_id)).first()
 
 
+def test_a_picture_too_large_for_memory_is_one_line(
+    scored: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("model.judge.Judge.judge", judge)
+    third = other_bundle(tmp_path / "third", bias=-1.0)
+    with pytest.raises(QCError, match="memory is not enough to judge a picture"):
+        run_audit(scored, bundle=str(third), since="2000-01-01", clock=later)
+
+
 def test_another_calibration_moves_probabilities(scored: Settings, bundle: Path) -> None:
     before = stored(scored)
     content = run_audit(scored, bundle=str(bundle), since="2000-01-01", clock=later)

@@ -305,6 +305,28 @@ def test_a_device_that_fails_ends_the_worker_and_costs_the_job_nothing(
     assert (job.attempts, job.deaths, job.alarms) == (0, 0, 1)
 
 
+def test_a_picture_too_large_for_memory_costs_it_attempts_and_no_other(
+    scoring: Scoring, objects: list[Dataset]
+) -> None:
+    scoring.settings.jobs.max_attempts = 1
+    receive(scoring, objects[0])
+    judge = scoring.handler.models.judge(None)
+    judged = judge.judge
+
+    def judge_nothing(_frame: object, _site: object = None) -> None:
+        raise MemoryError
+
+    judge.judge = judge_nothing  # type: ignore[method-assign, assignment]
+    assert scoring.run_once()
+    with scoring.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+    assert (job.state, job.error_code) == (JobState.DEAD, ErrorCode.INTERNAL)
+    judge.judge = judged  # type: ignore[method-assign]
+    receive(scoring, objects[1])
+    assert scoring.run_once()
+    assert stored_findings(scoring.settings, None, None)
+
+
 def test_scoring_longer_than_its_lease_stays_with_its_worker(
     scoring: Scoring, objects: list[Dataset]
 ) -> None:
