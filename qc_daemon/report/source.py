@@ -72,7 +72,7 @@ class SourceInstance:
             self.header.PatientID = correction.patient_id
         if correction.name is not None:
             self.header.PatientName = correction.name
-        if correction.birth_date is not None:
+        if correction.birth_date not in (None, str(self.header.get("PatientBirthDate") or "")):
             self.header.PatientBirthDate = correction.birth_date
             # They follow from another birth date.
             for keyword in ("PatientAge", "PatientBirthTime"):

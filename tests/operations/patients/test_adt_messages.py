@@ -5,12 +5,14 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 from sqlalchemy import text
 
 from detector.errors import ErrorCode, QCError
@@ -81,6 +83,18 @@ def test_an_update_is_in_a_new_report(clinic: Clinic, sender: Sender) -> None:
     amended = clinic.reports(ANNA)[-1]
     assert (str(amended.PatientName), amended.PatientBirthDate) == ("Müller^Änne", "19910102")
     assert len(clinic.reports(BERTA)) == 1
+
+
+def test_an_update_while_the_first_exam_is_open_keeps_the_age(
+    clinic: Clinic, sender: Sender
+) -> None:
+    study = "1.2.840.113619.2.1.7"
+    clinic.receive(ANNA, 7, PatientID=NEW, StudyInstanceUID=study, PatientBirthTime="0102")
+    assert sender.send(adt(patient_id=NEW)) == "AA"
+    clinic.report()
+    reports = [dcmread(BytesIO(each.payload or b"")) for each in clinic.exam.sent()]
+    [report] = [each for each in reports if each.StudyInstanceUID == study]
+    assert (report.PatientBirthDate, report.PatientAge) == ("19900531", "036Y")
 
 
 def test_a_merge_is_in_new_reports(clinic: Clinic, sender: Sender) -> None:
