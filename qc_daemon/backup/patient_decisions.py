@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from qc_daemon.backup.decision import Decision, DecisionKind
@@ -50,11 +50,21 @@ def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
         *("made_by", "made_at"),
     )
     known = {row["id"]: row for row in restored.rows("patient_change", columns)}
+    numbers = {
+        number
+        for table, names in (
+            ("exam", ("patient_id", "received_patient_id")),
+            ("patient_identity", ("patient_id", "current_id")),
+        )
+        for row in restored.rows(table, names)
+        for number in row.values()
+    }
     for row in old.rows("patient_change", columns):
         earlier = known.get(row["id"])
         if earlier is not None and is_same(earlier, row, *columns):
             continue
-        verb, words = _command(row)
+        verb, words = _command(row, numbers)
+        numbers |= {row["patient_id"], row["into_id"]}
         yield Decision(
             DecisionKind.PATIENT_CHANGED,
             f"Patient ID {row['patient_id']}: {row['action']}",
@@ -64,14 +74,18 @@ def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
         )
 
 
-def _command(row: Row) -> tuple[str, str]:
-    """The command that repeats a change, and its words."""
+def _command(row: Row, numbers: Collection[Any]) -> tuple[str, str]:
+    """The command that repeats a change, and its words; `numbers` are the Patient IDs that are
+    there by then."""
     by, issuer = option("--by", row["made_by"]), option("--issuer", row["issuer"])
     said = [*option("--name", row["name"]), *option("--birth-date", row["birth_date"])]
     patient = str(row["patient_id"])
     match row["action"]:
         case PatientAction.MERGED:
-            words = [f"--from={patient}", *option("--into", row["into_id"]), *issuer, *by]
+            words = [f"--from={patient}", *option("--into", row["into_id"]), *issuer]
+            # An ADT message may merge one who has no exam here.
+            is_complete = {row["patient_id"], row["into_id"]} <= set(numbers)
+            words += [*([] if is_complete else ["--without-exam"]), *by]
             return "patient merge", shlex.join(words)
         case PatientAction.SPLIT:
             return "patient split", arguments(patient, by)

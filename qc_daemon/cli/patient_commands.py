@@ -32,6 +32,10 @@ def patient_merge(
     issuer: Annotated[
         str | None, typer.Option(help="Issuer of Patient ID, for reports from now on.")
     ] = None,
+    without_exam: Annotated[
+        bool,
+        typer.Option("--without-exam", help="Also where one of the two has no exam here yet."),
+    ] = False,
     dry_run: DryRun = False,
     config: Config = None,
     format: TextFormat = "table",
@@ -50,7 +54,10 @@ def patient_merge(
 
     output_format = _parse_order(format, by, dry_run)
     settings = load_settings(config)
-    _print_change(merge(settings, source, into, by, issuer, is_preview=dry_run), output_format)
+    result = merge(
+        settings, source, into, by, issuer, is_new_id_allowed=without_exam, is_preview=dry_run
+    )
+    _print_change(result, output_format)
 
 
 @patient.command("split")

@@ -105,6 +105,7 @@ class MessageHandler:
                 if hl7_messages.hash_of(session, sender, control_id) != digest:
                     raise MessageError("AE", "its control id (MSH-10) was another message's")
                 return 0
+            identities.lock(session)
             for update in updates:
                 result += self._apply(session, update, _storable(by), now)
             hl7_messages.record_changes(session, row, len(result))

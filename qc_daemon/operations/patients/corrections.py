@@ -42,7 +42,11 @@ class CorrectionResult:
         head = (
             "What would change" if self.is_preview else f"Change {self.effect.number} of patients"
         )
-        return [head, *(_line(each) for each in self.effect.exams)]
+        companions = [
+            f"Patient ID {each} came with this one and stays: split it too if it is to go"
+            for each in self.effect.companions
+        ]
+        return [head, *(_line(each) for each in self.effect.exams), *companions]
 
     @property
     def document(self) -> dict[str, Any]:
@@ -51,6 +55,7 @@ class CorrectionResult:
             "number": None if self.is_preview else self.effect.number,
             "is_changed": self.effect.number is not None,
             "is_preview": self.is_preview,
+            "companions": list(self.effect.companions),
             "exams": [
                 {
                     "exam": each.exam_id,
@@ -72,15 +77,19 @@ def merge(
     by: str,
     issuer: str | None = None,
     *,
+    is_new_id_allowed: bool = False,
     is_preview: bool = False,
     clock: Clock = utc_now,
 ) -> CorrectionResult:
-    """Make the patient with one ID part of another one. Raises QCError, UsageError."""
+    """Make the patient with one ID part of another one; `is_new_id_allowed` as in `changes.merge`.
+    Raises QCError, UsageError."""
     source, target = parse_id(patient_id, "--from"), parse_id(into_id, "--into")
     said = Demographics(issuer=None if issuer is None else parse_id(issuer, "--issuer"))
     return _change(
         settings,
-        lambda session, who, now: changes.merge(session, source, target, who, now, said),
+        lambda session, who, now: changes.merge(
+            session, source, target, who, now, said, is_new_id_allowed=is_new_id_allowed
+        ),
         (PatientAction.MERGED, source, target),
         by,
         clock,

@@ -46,10 +46,14 @@ class ExamEffect:
 
 @dataclass(frozen=True, slots=True)
 class ChangeEffect:
-    """What a change did: its number in the list of changes, None if all was so already."""
+    """What a change did: its number in the list of changes, None if all was so already.
+
+    `companions` are Patient IDs that came with one that was split, and stay.
+    """
 
     number: int | None
     exams: tuple[ExamEffect, ...] = ()
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def merge(
     `is_new_id_allowed`: there need be no images of the one or the other; a sender of ADT messages
     knows more patients than we do. Raises QCError for a patient who is not there, or the same one.
     """
+    identities.lock(session)
     if patient_id == into_id:
         raise _refusal("a patient cannot be merged into itself")
     source = identities.current_id(session, patient_id)
@@ -112,6 +117,7 @@ def split(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEf
 
     Raises QCError if it was not merged.
     """
+    identities.lock(session)
     row = session.get(PatientIdentityRow, patient_id)
     if row is None or row.current_id == patient_id:
         if not identities.is_known(session, patient_id):
@@ -122,7 +128,8 @@ def split(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEf
     row.current_id = patient_id
     session.flush()
     number = _store(session, PatientAction.SPLIT, patient_id, former, NOTHING_SAID, by, now)
-    return ChangeEffect(number, _apply(session, before, now))
+    companions = tuple(_companions(session, patient_id, former))
+    return ChangeEffect(number, _apply(session, before, now), companions)
 
 
 def correct(
@@ -137,6 +144,7 @@ def correct(
 
     Raises QCError for a patient who is not there, or a new ID that is another patient's.
     """
+    identities.lock(session)
     _check_current(session, patient_id)
     order = (PatientAction.CORRECTED, by, now)
     if new_id is None or new_id == patient_id:
@@ -156,6 +164,7 @@ def correct(
 
 def reset(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEffect:
     """Say again of the patient what headers say: name, birth date and issuer. Raises QCError."""
+    identities.lock(session)
     _check_current(session, patient_id)
     row = session.get(PatientIdentityRow, patient_id)
     if row is None or not any(getattr(row, name) for name in DEMOGRAPHICS):
@@ -165,6 +174,28 @@ def reset(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEf
     session.flush()
     number = _store(session, PatientAction.AS_RECEIVED, patient_id, None, NOTHING_SAID, by, now)
     return ChangeEffect(number, _apply(session, _exam_ids(session, (patient_id,)), now))
+
+
+def _companions(session: Session, patient_id: str, holder: str) -> list[str]:
+    """Patient IDs whose last merge was into this one, or into one of those, and whose images are
+    `holder`'s now."""
+    rows = session.execute(
+        select(PatientChange.patient_id, PatientChange.into_id)
+        .where(PatientChange.action == PatientAction.MERGED)
+        .order_by(PatientChange.id)
+    )
+    targets = {row.patient_id: row.into_id for row in rows}
+    result, queue = list[str](), [patient_id]
+    while queue:
+        target = queue.pop()
+        sources = [source for source, into in targets.items() if into == target]
+        queue += [each for each in sources if each not in (patient_id, *result)]
+        result += [
+            each
+            for each in sources
+            if each not in result and identities.current_id(session, each) == holder
+        ]
+    return sorted(result)
 
 
 def _amend(

@@ -275,6 +275,8 @@ def erase(session: Session, patient_id: str) -> None:
 
 def lock(session: Session, patient_id: str) -> None:
     """Keep others from adding to the patient's exams until the transaction ends."""
+    # In the order of merges, or the two could wait for each other.
+    identities.lock(session)
     session.execute(select(Exam.id).where(Exam.patient_id == patient_id).with_for_update())
 
 

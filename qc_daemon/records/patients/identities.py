@@ -7,7 +7,7 @@ it comes. Whose it is now follows from the rows of `PatientIdentityRow`.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from detector.plain_text import fold
@@ -26,6 +26,15 @@ class PatientCorrection:
     name: str | None = None
     birth_date: str | None = None
     issuer: str | None = None
+
+
+def lock(session: Session) -> None:
+    """Keep others from changing who is whose until the transaction ends; before anything is read.
+
+    SQLite has one writer at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("LOCK TABLE patient_identity IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def current_id(session: Session, patient_id: str) -> str:

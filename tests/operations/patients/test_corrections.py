@@ -1,6 +1,7 @@
 """Patients are merged and corrected: in what is searched, and in new versions of their SRs."""
 
 import json
+import shlex
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,39 @@ def test_erasing_a_merged_patient_leaves_neither(clinic: Clinic, tmp_path: Path)
     stored = (tmp_path / "site" / "qc.db").read_bytes()
     assert b"CANARY" not in stored
     assert b"Canary" not in stored
+
+
+def test_a_restore_names_a_merge_that_works_where_one_has_no_exam(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    save(clinic.settings, tmp_path / "backup", START)
+    with clinic.exam.store.begin() as session:
+        for one, other in ((ANNA, "CANARY-1"), ("CANARY-2", BERTA), (BERTA, "CANARY-1")):
+            changes.merge(session, one, other, BY, START, is_new_id_allowed=True)
+    rows = clinic.rows()
+    clinic.exam.store.close()
+    decisions = restore(clinic.settings, tmp_path / "backup", START).decisions.decisions
+    config = tmp_path / "qc-daemon.toml"
+    store = clinic.settings.store
+    config.write_text(f'[store]\nurl = "{store.url}"\nspool = "{store.spool}"\n')
+    for each in decisions:
+        if each.kind == "patient merged, split or corrected":
+            words = shlex.split(each.command)[1:]
+            result = qc_daemon_here(*words, "-c", str(config))
+            assert result.returncode == 0, result.stderr
+    assert clinic.rows() == rows
+
+
+def test_a_split_names_those_who_came_with_it_and_stay(clinic: Clinic) -> None:
+    with clinic.exam.store.begin() as session:
+        for one, other in ((ANNA, BERTA), (BERTA, "CANARY-1")):
+            changes.merge(session, one, other, BY, START, is_new_id_allowed=True)
+    result = split(clinic.settings, BERTA, BY)
+    assert result.document["companions"] == [ANNA]
+    assert result.lines[-1].startswith(f"Patient ID {ANNA} came with this one and stays: split")
+    assert [patient for patient, _ in clinic.rows()] == ["CANARY-1", BERTA]
+    split(clinic.settings, ANNA, BY)
+    assert [patient for patient, _ in clinic.rows()] == [ANNA, BERTA]
 
 
 def test_a_restore_of_before_a_merge_names_the_erasure_of_each_number(

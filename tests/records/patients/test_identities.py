@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from detector.errors import QCError
 from qc_daemon.records import schema
 from qc_daemon.records.patients import changes, identities
 from qc_daemon.records.patients.changes import Demographics
@@ -64,6 +66,33 @@ def test_one_that_was_numbered_anew_keeps_its_name_when_others_are_merged(record
             "A2", "Name^A", None, "WARD"
         )
     assert whose(records.store)[:2] == [("A2", "Name^A")] * 2
+
+
+def test_changes_of_other_patients_wait_too(postgres_url: str) -> None:
+    """Each reads who is whose before it writes it."""
+    migrate(postgres_url)
+    store = Store(postgres_url)
+    records = Records(store)
+    for number in (1, 2):
+        records.image(
+            patient_id=f"{number}",
+            study_instance_uid=f"1.2.{number}",
+            sop_instance_uid=f"1.2.9.{number}",
+            sha256=f"{number}" * 64,
+        )
+
+    def merge(session: Session, number: int) -> None:
+        session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        changes.merge(session, f"new {number}", f"{number}", BY, START, is_new_id_allowed=True)
+
+    with store.begin() as one:
+        merge(one, 1)
+        with pytest.raises(QCError), store.begin() as other:
+            merge(other, 2)
+    with store.begin() as other:
+        merge(other, 2)
+        assert identities.current_id(other, "new 1") == "1"
+    store.close()
 
 
 def test_a_sender_may_merge_into_one_who_is_not_here_yet(records: Records) -> None:
