@@ -22,6 +22,8 @@ OPENVINO, BFLOAT16 = "openvino", "bfloat16"
 KEY = "precision_records"
 """The manifest's key: a list of `PrecisionRecord`s, absent from a bundle that has none."""
 
+NO_RECORD = "the bundle does not record that verdicts agree in precision fast"
+
 DETECTOR, IMAGE_TOWER, SONONET = "detector", "image tower", "SonoNet"
 PARTS = (DETECTOR, IMAGE_TOWER, SONONET)
 """The networks that a runtime may compute in another precision: the whole image tower, or of its
@@ -164,16 +166,12 @@ def fast_parts(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, 
     """
     if cpu_flag is None:
         raise no_bfloat16()
-    try:
-        records = records_of(manifest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise unavailable(f"the bundle's {KEY} are unusable ({error})") from error
-    of_precision = [r for r in records if (r.runtime, r.precision) == (OPENVINO, BFLOAT16)]
+    of_precision = _records_of_fast(manifest)
     fitting = [each for each in of_precision if each.cpu_flag == cpu_flag]
     if not fitting:
         others = ", ".join(sorted({each.cpu_flag for each in of_precision}))
         raise unavailable(
-            "the bundle does not record that verdicts agree in precision fast"
+            NO_RECORD
             + (f" on a CPU with {cpu_flag}, only with {others}" if others else "")
             + " (bundle bench --record)"
         )
@@ -203,6 +201,24 @@ def openvino_release() -> str:
 def release_of(full_version: str) -> str:
     """Major and minor number of a version, with which its arithmetic may change."""
     return ".".join(full_version.split(".")[:2])
+
+
+def check_record(manifest: Mapping[str, Any]) -> None:
+    """Raises QCError DEVICE_UNAVAILABLE where no record allows precision fast, by any CPU and
+    release of openvino."""
+    records = _records_of_fast(manifest)
+    if not records:
+        raise unavailable(f"{NO_RECORD} (bundle bench --record)")
+    if all(each.shortcoming is not None for each in records):
+        raise unavailable(f"the bundle's record refuses precision fast: {records[0].shortcoming}")
+
+
+def _records_of_fast(manifest: Mapping[str, Any]) -> list[PrecisionRecord]:
+    try:
+        records = records_of(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise unavailable(f"the bundle's {KEY} are unusable ({error})") from error
+    return [each for each in records if (each.runtime, each.precision) == (OPENVINO, BFLOAT16)]
 
 
 def is_fast_allowed(manifest: Mapping[str, Any]) -> bool:

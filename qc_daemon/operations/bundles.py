@@ -19,6 +19,7 @@ from model.bundle.bundle import (
 )
 from model.finding import BundleId
 from model.parts.part import Part, is_part, verify_part
+from model.runtime.precision import FAST, check_record
 from qc_daemon.audit_trail.event import AuditKind
 from qc_daemon.audit_trail.recorder import record
 from qc_daemon.observe import log
@@ -127,11 +128,21 @@ def without_references(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> str:
-    """Verify the bundle and make it the active one; returns its model id."""
+    """Verify the bundle and make it the active one; returns its model id.
+
+    Raises QCError BUNDLE_MISMATCH for one that is damaged, or that does not allow the settings'
+    precision on any CPU: nothing would be scored with it.
+    """
     folder = bundle_folder(name)
     problems = verify(folder)
     if problems:
         raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {problems[0]}")
+    if settings.score.precision == FAST:
+        try:
+            # Not for this host's CPU, which may be another than that of the role work.
+            check_record(read_manifest(folder))
+        except QCError as error:
+            raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {error.message}") from error
     model_id = read_model_id(folder)
     with open_store(settings).begin() as session:
         bundles.activate(session, folder.name, str(folder), model_id, clock())

@@ -3,7 +3,7 @@
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import Bundle
 from model.judge import Judge
-from model.runtime.precision import EXACT, FAST, is_fast_allowed
+from model.runtime.precision import EXACT, FAST, bfloat16_flag, fast_parts
 from qc_daemon.observe import log
 from qc_daemon.records.results import bundles
 from qc_daemon.records.results.bundles import ActiveBundle
@@ -73,9 +73,12 @@ def open_judge(bundle: Bundle, settings: ScoreSettings, *, needs_parts: bool = T
     """
     backbone, opinion_parts = named_parts(bundle, settings, needs_parts=needs_parts)
     precision: str = settings.precision
-    if precision == FAST and not needs_parts and not is_fast_allowed(bundle.manifest):
-        _log.warning("precision exact", reason=f"bundle {bundle.id.name} records no other")
-        precision = EXACT
+    if precision == FAST and not needs_parts:
+        try:
+            fast_parts(bundle.manifest, bfloat16_flag())
+        except QCError as error:
+            _log.warning("precision exact", reason=f"bundle {bundle.id.name}: {error.message}")
+            precision = EXACT
     return Judge.open(
         bundle,
         settings.device,

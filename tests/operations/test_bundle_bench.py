@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from detector.console import UsageError
 from detector.errors import QCError
@@ -166,8 +167,13 @@ def test_doctor_names_the_record_that_lacks(tmp_path: Path) -> None:
     settings = Settings(score={"precision": "fast", "device": "cpu"})
     with pytest.raises(QCError, match="precision fast"):
         check_device(settings)
-    former = open_judge(Bundle.open("default"), settings.score, needs_parts=False)
+    with capture_logs() as logs:
+        former = open_judge(Bundle.open("default"), settings.score, needs_parts=False)
     assert former.inexact_runtime == ""
+    (line,) = logs
+    assert line["event"] == "precision exact"
+    assert line["reason"].startswith("bundle default: ")
+    assert "precision fast" in line["reason"]
 
 
 @pytest.mark.parametrize(
