@@ -355,11 +355,26 @@ def test_who_is_not_allowed_and_who_is_too_many(clinic: Clinic) -> None:
         ]
         senders = [Sender(each) for each in connections]
         assert {each.send(adt()) for each in senders} == {"AA"}
+        # The one that is idle longest gives up its place.
         with connect(port) as one_more:
-            assert one_more.is_closed()
+            assert one_more.send(adt()) == "AA"
+            assert senders[0].is_closed()
+            assert {each.send(adt()) for each in senders[1:]} == {"AA"}
         for each in connections:
             each.close()
     assert len(stored(clinic)) == 1
+
+
+def test_a_sender_that_was_switched_off_is_noticed(clinic: Clinic) -> None:
+    options: list[int] = []
+
+    def handshake(plain: socket.socket) -> socket.socket:
+        options.append(plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        return plain
+
+    with receiving(clinic, handshake=handshake) as port, connect(port) as sender:
+        assert sender.send(adt()) == "AA"
+    assert options == [1]
 
 
 def test_over_tls(clinic: Clinic, tmp_path: Path) -> None:
