@@ -15,8 +15,8 @@ def undone_erasures(restored: Tables, old: Tables) -> Iterator[Decision]:
     """Erasures that only the old database has, with the command for each patient who is there
     again. The old database knows a keyed hash only; who is meant, the restored one knows."""
     columns = ("sha256", "patient_key", "erased_by", "erased_at", "certificate")
-    known = {row["sha256"] for row in restored.rows("erasure", columns)}
-    later = [row for row in old.rows("erasure", columns) if row["sha256"] not in known]
+    hashes = {row["sha256"] for row in restored.rows("erasure", columns)}
+    later = [row for row in old.rows("erasure", columns) if row["sha256"] not in hashes]
     secrets = [row for row in old.rows("secret", ("name", "value")) if row["name"] == SECRET]
     if not later or not secrets:
         return
@@ -49,7 +49,7 @@ def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
         *("id", "action", "patient_id", "into_id", "name", "birth_date", "issuer"),
         *("made_by", "made_at"),
     )
-    known = {row["id"]: row for row in restored.rows("patient_change", columns)}
+    restored_rows = {row["id"]: row for row in restored.rows("patient_change", columns)}
     numbers = {
         number
         for table, names in (
@@ -60,7 +60,7 @@ def undone_changes(restored: Tables, old: Tables) -> Iterator[Decision]:
         for number in row.values()
     }
     for row in old.rows("patient_change", columns):
-        earlier = known.get(row["id"])
+        earlier = restored_rows.get(row["id"])
         if earlier is not None and is_same(earlier, row, *columns):
             continue
         verb, words = _command(row, numbers)
@@ -78,7 +78,7 @@ def _command(row: Row, numbers: Collection[Any]) -> tuple[str, str]:
     """The command that repeats a change, and its words; `numbers` are the Patient IDs that are
     there by then."""
     by, issuer = option("--by", row["made_by"]), option("--issuer", row["issuer"])
-    said = [*option("--name", row["name"]), *option("--birth-date", row["birth_date"])]
+    demographics = [*option("--name", row["name"]), *option("--birth-date", row["birth_date"])]
     patient = str(row["patient_id"])
     match row["action"]:
         case PatientAction.MERGED:
@@ -92,4 +92,4 @@ def _command(row: Row, numbers: Collection[Any]) -> tuple[str, str]:
         case PatientAction.AS_RECEIVED:
             return "patient correct", arguments(patient, ["--as-received", *by])
     new_id = option("--new-id", row["into_id"])
-    return "patient correct", arguments(patient, [*said, *new_id, *issuer, *by])
+    return "patient correct", arguments(patient, [*demographics, *new_id, *issuer, *by])

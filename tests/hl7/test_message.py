@@ -126,10 +126,10 @@ def test_other_separators_are_the_senders() -> None:
     ],
 )
 def test_what_is_not_done_is_answered_with_a_reason(message: str, code: str, words: str) -> None:
-    said = refusal(message)
-    assert said[0] == code
-    assert words in said[1]
-    assert "CANARY" not in said[1]
+    answer, reason = refusal(message)
+    assert answer == code
+    assert words in reason
+    assert "CANARY" not in reason
 
 
 @settings(max_examples=200, deadline=None)

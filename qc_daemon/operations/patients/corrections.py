@@ -84,11 +84,11 @@ def merge(
     """Make the patient with one ID part of another one; `is_new_id_allowed` as in `changes.merge`.
     Raises QCError, UsageError."""
     source, target = parse_id(patient_id, "--from"), parse_id(into_id, "--into")
-    said = Demographics(issuer=None if issuer is None else parse_id(issuer, "--issuer"))
+    demographics = Demographics(issuer=None if issuer is None else parse_id(issuer, "--issuer"))
     return _change(
         settings,
         lambda session, who, now: changes.merge(
-            session, source, target, who, now, said, is_new_id_allowed=is_new_id_allowed
+            session, source, target, who, now, demographics, is_new_id_allowed=is_new_id_allowed
         ),
         (PatientAction.MERGED, source, target),
         by,
@@ -135,13 +135,13 @@ def correct(
     Raises QCError, UsageError.
     """
     source = parse_id(patient_id, "ID")
-    said = Demographics(
+    demographics = Demographics(
         None if name is None else parse_name(name),
         None if birth_date is None else parse_birth_date(birth_date),
         None if issuer is None else parse_id(issuer, "--issuer"),
     )
     target = None if new_id is None else parse_id(new_id, "--new-id")
-    if is_as_received == bool(said.values or target):
+    if is_as_received == bool(demographics.values or target):
         raise UsageError(
             "give what is to be corrected (--name, --birth-date, --new-id, --issuer),"
             " or --as-received alone"
@@ -150,7 +150,7 @@ def correct(
     def change(session: Session, who: str, now: datetime) -> ChangeEffect:
         if is_as_received:
             return changes.reset(session, source, who, now)
-        return changes.correct(session, source, who, now, said, target)
+        return changes.correct(session, source, who, now, demographics, target)
 
     action = PatientAction.AS_RECEIVED if is_as_received else PatientAction.CORRECTED
     return _change(settings, change, (action, source, target), by, clock, is_preview)

@@ -71,7 +71,7 @@ class Demographics:
         return {name: value for name, value in pairs.items() if value is not None}
 
 
-NOTHING_SAID = Demographics()
+NO_DEMOGRAPHICS = Demographics()
 
 
 def merge(
@@ -80,11 +80,11 @@ def merge(
     into_id: str,
     by: str,
     now: datetime,
-    said: Demographics = NOTHING_SAID,
+    demographics: Demographics = NO_DEMOGRAPHICS,
     *,
     is_new_id_allowed: bool = False,
 ) -> ChangeEffect:
-    """Make one patient part of another one; `said` is of the latter.
+    """Make one patient part of another one; `demographics` is of the latter.
 
     `is_new_id_allowed`: there need be no images of the one or the other; a sender of ADT messages
     knows more patients than we do. Raises QCError for a patient who is not there, or the same one.
@@ -94,7 +94,9 @@ def merge(
         raise _refusal("a patient cannot be merged into itself")
     source = identities.current_id(session, patient_id)
     if source != patient_id and source == identities.current_id(session, into_id):
-        return _amend(session, patient_id, into_id, {}, said, (PatientAction.MERGED, by, now))
+        return _amend(
+            session, patient_id, into_id, {}, demographics, (PatientAction.MERGED, by, now)
+        )
     _check_current(session, patient_id, is_new_id_allowed=is_new_id_allowed)
     if not is_new_id_allowed:
         _check_current(session, into_id)
@@ -106,9 +108,15 @@ def merge(
         # One that was numbered anew: none of its headers has its number.
         name = identities.newest_name(session, into_id, is_received=False)
     row = session.get(PatientIdentityRow, into_id)
-    known = {} if name is None or (row is not None and row.name is not None) else {"name": name}
+    defaults = {} if name is None or (row is not None and row.name is not None) else {"name": name}
     return _amend(
-        session, patient_id, into_id, known, said, (PatientAction.MERGED, by, now), is_moved=True
+        session,
+        patient_id,
+        into_id,
+        defaults,
+        demographics,
+        (PatientAction.MERGED, by, now),
+        is_moved=True,
     )
 
 
@@ -127,7 +135,7 @@ def split(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEf
     before = _exam_ids(session, (former,))
     row.current_id = patient_id
     session.flush()
-    number = _store(session, PatientAction.SPLIT, patient_id, former, NOTHING_SAID, by, now)
+    number = _store(session, PatientAction.SPLIT, patient_id, former, NO_DEMOGRAPHICS, by, now)
     companions = tuple(_companions(session, patient_id, former))
     return ChangeEffect(number, _apply(session, before, now), companions)
 
@@ -137,7 +145,7 @@ def correct(
     patient_id: str,
     by: str,
     now: datetime,
-    said: Demographics,
+    demographics: Demographics,
     new_id: str | None = None,
 ) -> ChangeEffect:
     """Say otherwise than headers who a patient is; `new_id` takes the place of its Patient ID.
@@ -148,7 +156,7 @@ def correct(
     _check_current(session, patient_id)
     order = (PatientAction.CORRECTED, by, now)
     if new_id is None or new_id == patient_id:
-        return _amend(session, patient_id, patient_id, {}, said, order)
+        return _amend(session, patient_id, patient_id, {}, demographics, order)
     holder = identities.current_id(session, new_id)
     if holder not in (new_id, patient_id):
         raise _refusal(f"Patient ID {new_id} was merged into {holder}")
@@ -158,8 +166,8 @@ def correct(
             f" --into {new_id}"
         )
     row = session.get(PatientIdentityRow, patient_id)
-    carried = {} if row is None else {name: getattr(row, name) for name in DEMOGRAPHICS}
-    return _amend(session, patient_id, new_id, carried, said, order, is_moved=True)
+    defaults = {} if row is None else {name: getattr(row, name) for name in DEMOGRAPHICS}
+    return _amend(session, patient_id, new_id, defaults, demographics, order, is_moved=True)
 
 
 def reset(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEffect:
@@ -172,7 +180,7 @@ def reset(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEf
     for name in DEMOGRAPHICS:
         setattr(row, name, None)
     session.flush()
-    number = _store(session, PatientAction.AS_RECEIVED, patient_id, None, NOTHING_SAID, by, now)
+    number = _store(session, PatientAction.AS_RECEIVED, patient_id, None, NO_DEMOGRAPHICS, by, now)
     return ChangeEffect(number, _apply(session, _exam_ids(session, (patient_id,)), now))
 
 
@@ -202,17 +210,17 @@ def _amend(
     session: Session,
     patient_id: str,
     into_id: str,
-    known: Mapping[str, str | None],
-    said: Demographics,
+    defaults: Mapping[str, str | None],
+    demographics: Demographics,
     order: tuple[PatientAction, str, datetime],
     *,
     is_moved: bool = False,
 ) -> ChangeEffect:
-    """Give `patient_id`'s images to `into_id`, of whom `known` holds and then `said`."""
+    """Give `patient_id`'s images to `into_id`, of whom `defaults` holds and then `demographics`."""
     action, by, now = order
     exam_ids = _exam_ids(session, (patient_id, into_id))
     target = identities.current_id(session, into_id)
-    values = {**known, **said.values}
+    values = {**defaults, **demographics.values}
     is_changed = is_moved
     if is_moved:
         session.execute(
@@ -233,7 +241,7 @@ def _amend(
     if not is_changed:
         return ChangeEffect(None, _apply(session, exam_ids, now))
     into = into_id if is_moved else None
-    number = _store(session, action, patient_id, into, said, by, now)
+    number = _store(session, action, patient_id, into, demographics, by, now)
     return ChangeEffect(number, _apply(session, exam_ids, now))
 
 
@@ -296,7 +304,7 @@ def _store(
     action: PatientAction,
     patient_id: str,
     into_id: str | None,
-    said: Demographics,
+    demographics: Demographics,
     by: str,
     now: datetime,
 ) -> int:
@@ -304,9 +312,9 @@ def _store(
         action=action,
         patient_id=patient_id,
         into_id=into_id,
-        name=said.name,
-        birth_date=said.birth_date,
-        issuer=said.issuer,
+        name=demographics.name,
+        birth_date=demographics.birth_date,
+        issuer=demographics.issuer,
         made_by=by,
         made_at=now,
     )

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from qc_daemon.records.tables import HL7Message
 from qc_daemon.records.upsert import insert_once, table_of
 
-KEPT = timedelta(days=30)
+RETENTION = timedelta(days=30)
 """So long a message is known again; then its sender may use its control id for another one."""
 
 
@@ -19,7 +19,7 @@ def claim(
 
     The caller does what it says in the same transaction.
     """
-    session.execute(delete(table_of(HL7Message)).where(HL7Message.received_at < now - KEPT))
+    session.execute(delete(table_of(HL7Message)).where(HL7Message.received_at < now - RETENTION))
     values = {
         "sender": sender,
         "control_id": control_id,

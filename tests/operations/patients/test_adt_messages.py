@@ -153,7 +153,7 @@ def test_a_message_is_done_once(clinic: Clinic, sender: Sender) -> None:
 
 def test_a_number_may_come_again_after_a_month(clinic: Clinic, sender: Sender) -> None:
     assert sender.send(adt(name="Canary^Zoe")) == "AA"
-    clinic.exam.now += hl7_messages.KEPT * 1.1
+    clinic.exam.now += hl7_messages.RETENTION * 1.1
     assert sender.send(adt(name="Canary^Ada")) == "AA"
     assert clinic.rows()[0] == (ANNA, "Canary^Ada")
 

@@ -97,8 +97,8 @@ def test_changes_of_other_patients_wait_too(postgres_url: str) -> None:
 
 def test_a_sender_may_merge_into_one_who_is_not_here_yet(records: Records) -> None:
     with records.store.begin() as session:
-        said = Demographics("Name^New", "19900531")
-        changes.merge(session, "A", "N", BY, START, said, is_new_id_allowed=True)
+        demographics = Demographics("Name^New", "19900531")
+        changes.merge(session, "A", "N", BY, START, demographics, is_new_id_allowed=True)
         assert identities.correction_of(session, 1) == PatientCorrection(
             "N", "Name^New", "19900531"
         )
