@@ -28,7 +28,7 @@ from rich.table import Table
 
 from model.bundle.bundle import Bundle
 from model.judge import Judge
-from model.runtime.bench import run_parts
+from model.runtime.bench import run_stages
 from model.runtime.runtime import AUTO
 from model.runtime.runtime import NAMES as RUNTIMES
 from qc_daemon.cli.demo import (
@@ -104,7 +104,7 @@ def time_image(
         decoder.summary(path)
     with timed("decode: frames"):
         (frame,) = decoder.frames(path)
-    run_parts(judge, frame, timed)
+    run_stages(judge, frame, timed)
     findings = judge_frames([frame], judge, **uids(path))
     source = SourceInstance.of(header(path), "00" * 32)
     now = datetime.now(UTC)

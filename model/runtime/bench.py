@@ -1,4 +1,4 @@
-"""Times a judge part by part, to compare runtimes on the pictures given to them in turn."""
+"""Times a judge stage by stage, to compare runtimes on the pictures given to them in turn."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from model.spatialclip.network import VIEWS
 
 DETECTOR, DESCRIBER, IMAGE_TOWER = "detector", "describer", "image tower"
 SPATIALCLIP, CRITERIA, WHOLE = "SpatialCLIP", "criteria", "whole image"
-PARTS = (DETECTOR, IMAGE_TOWER, SPATIALCLIP, DESCRIBER, CRITERIA, WHOLE)
+STAGES = (DETECTOR, IMAGE_TOWER, SPATIALCLIP, DESCRIBER, CRITERIA, WHOLE)
 """What is timed; SpatialCLIP has the image tower in it, the whole image all of them and what lies
 between."""
 
@@ -34,13 +34,13 @@ class Seconds:
     clock: float
 
 
-def time_parts(
+def time_stages(
     judges: Mapping[str, Judge],
     frames: Sequence[Frame],
     rounds: int = 3,
     after_each: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Seconds]]:
-    """The time of each part by judge, for the first region of each frame.
+    """The time of each stage by judge, for the first region of each frame.
 
     The judges see a frame one after the other, so that what else the machine does slows all alike.
     A first round, which is not counted, warms up. `after_each` runs after each frame of a round.
@@ -50,24 +50,24 @@ def time_parts(
         for frame in frames:
             for name, judge in judges.items():
                 of_judge: dict[str, list[Seconds]] = samples[name] if number else defaultdict(list)
-                run_parts(judge, frame, _timer(of_judge))
+                run_stages(judge, frame, _timer(of_judge))
             after_each()
     return {
         name: {
-            part: Seconds(
+            stage: Seconds(
                 statistics.median(each.cpu for each in seconds),
                 statistics.median(each.clock for each in seconds),
             )
-            for part, seconds in by_part.items()
+            for stage, seconds in by_stage.items()
         }
-        for name, by_part in samples.items()
+        for name, by_stage in samples.items()
     }
 
 
 @torch.inference_mode()
-def run_parts(judge: Judge, frame: Frame, timed: Timer) -> None:
-    """Run each part alone on the first region of the frame, then all of them as a service does,
-    each within `timed` of its name. What a part gives is fetched from its device."""
+def run_stages(judge: Judge, frame: Frame, timed: Timer) -> None:
+    """Run each stage alone on the first region of the frame, then all of them as a service does,
+    each within `timed` of its name. What a stage gives is fetched from its device."""
     pixels = crop(frame, frame.regions[0]).pixels
     size = (pixels.shape[1], pixels.shape[0])
     with timed(DETECTOR):
@@ -95,9 +95,9 @@ def run_parts(judge: Judge, frame: Frame, timed: Timer) -> None:
 
 def _timer(samples: dict[str, list[Seconds]]) -> Timer:
     @contextmanager
-    def timed(part: str) -> Iterator[None]:
+    def timed(stage: str) -> Iterator[None]:
         cpu, clock = time.process_time(), time.perf_counter()
         yield
-        samples[part].append(Seconds(time.process_time() - cpu, time.perf_counter() - clock))
+        samples[stage].append(Seconds(time.process_time() - cpu, time.perf_counter() - clock))
 
     return timed

@@ -76,8 +76,8 @@ class OpenVinoRuntime:
     """OpenVINO on the CPU. In float32 sums are in another order than PyTorch's, nothing else."""
 
     def __init__(self, cache: Path | None = None, bfloat16: Collection[str] = ()) -> None:
-        """Without `cache` every process converts anew. `bfloat16`: which of PARTS are computed in
-        it, their inputs and outputs staying float32."""
+        """Without `cache` every process converts anew. `bfloat16`: which of NETWORKS are computed
+        in it, their inputs and outputs staying float32."""
         self._cache = cache
         self._bfloat16 = frozenset(bfloat16)
         self._core = openvino.Core()

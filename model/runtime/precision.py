@@ -25,7 +25,7 @@ KEY = "precision_records"
 NO_RECORD = "the bundle does not record that verdicts agree in precision fast"
 
 DETECTOR, IMAGE_TOWER, SONONET = "detector", "image tower", "SonoNet"
-PARTS = (DETECTOR, IMAGE_TOWER, SONONET)
+NETWORKS = (DETECTOR, IMAGE_TOWER, SONONET)
 """The networks that a runtime may compute in another precision: the whole image tower, or of its
 networks SonoNet alone."""
 
@@ -44,10 +44,11 @@ _WITH_AVX512 = ("BF16", "FP16", "AVX10", "AMX")
 class PrecisionRecord:
     """What judging in another precision changed, measured against float32 by torch.
 
-    `parts` are those of PARTS that ran in `precision`; `cpu_flag` names the instructions that they
-    ran by. `simulated` of the `pictures` are no scanner's. Changes of P(standard) are absolute:
-    their 95th percentile in pictures of scanners, and the largest in any; 1 where only one of two
-    judgements has a probability. A verdict changes with its view too; `view_changes` counts those.
+    `parts` are those of NETWORKS that ran in `precision`; `cpu_flag` names the instructions that
+    they ran by. `simulated` of the `pictures` are no scanner's. Changes of P(standard) are
+    absolute: their 95th percentile in pictures of scanners, and the largest in any; 1 where only
+    one of two judgements has a probability. A verdict changes with its view too; `view_changes`
+    counts those.
     """
 
     runtime: str
@@ -98,8 +99,8 @@ class PrecisionRecord:
     def from_json(cls, data: Mapping[str, Any]) -> "PrecisionRecord":
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on what is none."""
         parts = tuple(data["parts"])
-        if not parts or not set(parts) <= set(PARTS):
-            raise ValueError(f"parts are some of {', '.join(PARTS)}")
+        if not parts or not set(parts) <= set(NETWORKS):
+            raise ValueError(f"parts are some of {', '.join(NETWORKS)}")
         record = cls(
             runtime=str(data["runtime"]),
             version=str(data["version"]),
@@ -158,7 +159,7 @@ def has_avx2() -> bool:
     return not flags or "avx2" in flags
 
 
-def fast_parts(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, ...]:
+def fast_networks(manifest: Mapping[str, Any], cpu_flag: str | None) -> tuple[str, ...]:
     """The parts that openvino may compute in bfloat16, by the manifest's records for CPUs of this
     flag and the release of openvino that is installed.
 
@@ -222,9 +223,9 @@ def _records_of_fast(manifest: Mapping[str, Any]) -> list[PrecisionRecord]:
 
 
 def is_fast_allowed(manifest: Mapping[str, Any]) -> bool:
-    """Whether `fast_parts` gives some on this CPU."""
+    """Whether `fast_networks` gives some on this CPU."""
     try:
-        return bool(fast_parts(manifest, bfloat16_flag()))
+        return bool(fast_networks(manifest, bfloat16_flag()))
     except QCError:
         return False
 

@@ -21,7 +21,7 @@ from model.runtime.precision import (
     OPENVINO,
     bfloat16_flag,
     check_precision,
-    fast_parts,
+    fast_networks,
     has_avx2,
     unavailable,
 )
@@ -111,7 +111,7 @@ def choose_runtime(
         raise _unavailable("openvino needs a CPU with AVX2")
     from model.runtime.openvino_cpu import OpenVinoRuntime
 
-    bfloat16 = fast_parts(manifest or {}, bfloat16_flag()) if precision == FAST else ()
+    bfloat16 = fast_networks(manifest or {}, bfloat16_flag()) if precision == FAST else ()
     return OpenVinoRuntime(cache, bfloat16)
 
 

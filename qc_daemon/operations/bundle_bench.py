@@ -15,7 +15,7 @@ from model.bundle.extend import add_record
 from model.device import choose_device
 from model.judge import Judge
 from model.runtime.agreement import measure_agreement
-from model.runtime.bench import PARTS, Seconds, time_parts
+from model.runtime.bench import STAGES, Seconds, time_stages
 from model.runtime.precision import (
     DETECTOR,
     EXACT,
@@ -26,7 +26,7 @@ from model.runtime.precision import (
     SONONET,
     PrecisionRecord,
     bfloat16_flag,
-    fast_parts,
+    fast_networks,
     is_fast_allowed,
     no_bfloat16,
 )
@@ -101,11 +101,11 @@ def run_bench(
             notes.append(f"{candidate} does not run here: {error.message}")
         else:
             candidates[str(candidate)] = candidate
-    seconds = time_parts(judges, frames, ROUNDS, after_each)
+    seconds = time_stages(judges, frames, ROUNDS, after_each)
     reference = seconds[str(_REFERENCE)]
     rows = [
         _row(part, candidate, seconds[name][part], reference[part])
-        for part in PARTS
+        for part in STAGES
         for name, candidate in candidates.items()
     ]
     return BenchReport(rows, [*notes, _in_use(settings, bundle.manifest)])
@@ -212,7 +212,7 @@ def _runtime(candidate: Candidate, manifest: Mapping[str, Any], notes: list[str]
     if flag is None:
         raise no_bfloat16()
     try:
-        return _bfloat16(fast_parts(manifest, flag))
+        return _bfloat16(fast_networks(manifest, flag))
     except QCError as error:
         runtime = _bfloat16(_CHOICES[0])
         notes.append(f"{candidate} is timed but not allowed: {error.message}")

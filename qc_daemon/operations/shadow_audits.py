@@ -18,7 +18,7 @@ from model.runtime.precision import (
     BFLOAT16,
     FAST,
     bfloat16_flag,
-    fast_parts,
+    fast_networks,
     is_fast_allowed,
     openvino_release,
 )
@@ -292,7 +292,7 @@ def _precision(bundle: Bundle, settings: Settings) -> str:
     if settings.score.precision != FAST or not is_fast_allowed(bundle.manifest):
         return ""
     flag = bfloat16_flag()
-    networks = "+".join(fast_parts(bundle.manifest, flag))
+    networks = "+".join(fast_networks(bundle.manifest, flag))
     return f" {BFLOAT16}={networks} by openvino {openvino_release()} on {flag}"
 
 

@@ -3,7 +3,7 @@
 from detector.errors import ErrorCode, QCError
 from model.bundle.bundle import Bundle
 from model.judge import Judge
-from model.runtime.precision import EXACT, FAST, bfloat16_flag, fast_parts
+from model.runtime.precision import EXACT, FAST, bfloat16_flag, fast_networks
 from qc_daemon.observe import log
 from qc_daemon.records.results import bundles
 from qc_daemon.records.results.bundles import ActiveBundle
@@ -75,7 +75,7 @@ def open_judge(bundle: Bundle, settings: ScoreSettings, *, needs_parts: bool = T
     precision: str = settings.precision
     if precision == FAST and not needs_parts:
         try:
-            fast_parts(bundle.manifest, bfloat16_flag())
+            fast_networks(bundle.manifest, bfloat16_flag())
         except QCError as error:
             _log.warning("precision exact", reason=f"bundle {bundle.id.name}: {error.message}")
             precision = EXACT

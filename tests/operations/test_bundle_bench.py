@@ -20,7 +20,7 @@ from model.bundle.bundle import Bundle, locate
 from model.bundle.extend import add_record
 from model.finding import Finding
 from model.runtime import runtime as runtimes
-from model.runtime.bench import PARTS
+from model.runtime.bench import STAGES
 from model.runtime.openvino_cpu import HINTS
 from model.runtime.precision import AVX512, SONONET, PrecisionRecord, bfloat16_flag
 from qc_daemon.operations import bundle_bench
@@ -44,7 +44,7 @@ def test_each_part_is_timed_by_each_runtime(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     on_cpu = [row for row in rows if row["device"] == "cpu"]
     assert [(r["part"], r["runtime"]) for r in on_cpu] == [
-        (part, runtime) for part in PARTS for runtime in ("torch", "openvino")
+        (part, runtime) for part in STAGES for runtime in ("torch", "openvino")
     ]
     for row in on_cpu:
         assert row["cpu_seconds"] > 0

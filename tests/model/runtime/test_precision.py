@@ -21,7 +21,7 @@ from model.runtime.precision import (
     MIN_PICTURES,
     PrecisionRecord,
     bfloat16_flag,
-    fast_parts,
+    fast_networks,
     is_fast_allowed,
     records_of,
 )
@@ -76,7 +76,7 @@ def test_what_is_no_record_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         records_of(manifest)
     with pytest.raises(QCError, match="are unusable"):
-        fast_parts(manifest, AVX512)
+        fast_networks(manifest, AVX512)
     assert not is_fast_allowed(manifest)
 
 
@@ -87,10 +87,10 @@ def test_records_of_another_kind_are_refused(records: Any) -> None:
 
 
 def test_the_widest_usable_record_counts() -> None:
-    assert fast_parts(manifest_of(RECORD), AVX512) == ("SonoNet",)
-    assert fast_parts(manifest_of(RECORD, WIDER), AVX512) == WIDER.parts
+    assert fast_networks(manifest_of(RECORD), AVX512) == ("SonoNet",)
+    assert fast_networks(manifest_of(RECORD, WIDER), AVX512) == WIDER.parts
     bad = replace(WIDER, verdict_changes=4)
-    assert fast_parts(manifest_of(RECORD, bad), AVX512) == ("SonoNet",)
+    assert fast_networks(manifest_of(RECORD, bad), AVX512) == ("SonoNet",)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_each_refusal_is_one_line_with_its_reason(
     records: tuple[PrecisionRecord, ...], flag: str | None, words: str
 ) -> None:
     with pytest.raises(QCError, match=words) as caught:
-        fast_parts(manifest_of(*records), flag)
+        fast_networks(manifest_of(*records), flag)
     assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
     assert "score.precision" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -128,16 +128,16 @@ def test_each_refusal_is_one_line_with_its_reason(
 def test_another_release_of_openvino_needs_its_own_record(monkeypatch: pytest.MonkeyPatch) -> None:
     later = replace(WIDER, version="2026.10.0")
     manifest = manifest_of(RECORD, later)
-    assert fast_parts(manifest, AVX512) == RECORD.parts
+    assert fast_networks(manifest, AVX512) == RECORD.parts
     monkeypatch.setattr(precisions, "version", lambda name: "2026.10.2")
-    assert fast_parts(manifest, AVX512) == later.parts
+    assert fast_networks(manifest, AVX512) == later.parts
 
     def lacks(name: str) -> str:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(precisions, "version", lacks)
     with pytest.raises(QCError, match="and none is installed"):
-        fast_parts(manifest, AVX512)
+        fast_networks(manifest, AVX512)
 
 
 @pytest.mark.parametrize(
