@@ -90,7 +90,7 @@ EVENTS = {
     "account by log-in": "A log-in by a provider or proxy added or changed an account.",
     "certificate not loaded": "The pages' new certificate cannot be used; the old one stays.",
     "board not read": "The database cannot be read for the live board, which says so.",
-    "precision exact": "A former bundle records no other precision; it runs in full precision.",
+    "precision exact": "No record of a former bundle counts here: it runs in full precision.",
     "part not asked": "A part of the settings cannot be used; findings have no opinion of it.",
     "leases released": "Jobs of a process that has ended are free for others.",
     "leases not released": "They could not be freed yet; tried again, or the next start does it.",
