@@ -49,6 +49,6 @@ def test_each_command_does_what_it_says(tmp_path: Path, shared_data: Path) -> No
     assert curve[-1]["macro F1"] > curve[0]["macro F1"]
     adapted = json.loads(output["qc-model nextgen-uia evaluate"])
     assert adapted["macro F1"]["value"] > 0.8
-    (finding,) = json.loads(output["qc-daemon score --config"])
-    assert finding["opinions"][0]["name"] == "heads"
-    assert "83.42" in output["qc-model fetalclip figures"]
+    (opinion,) = json.loads(output["qc-daemon score --config"])["opinions"]
+    assert opinion["part"]["name"] == "heads"
+    assert "0.8342" in output["qc-model fetalclip figures"]
