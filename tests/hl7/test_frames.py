@@ -38,7 +38,7 @@ def test_any_bytes_end_in_frames_of_a_bounded_size(stream: bytes, cuts: list[int
         assert len(frame.content) <= 50 or frame.fault
 
 
-def test_a_message_without_its_end_is_said_and_the_next_one_read() -> None:
+def test_a_message_without_its_end_is_an_error_and_the_next_one_is_read() -> None:
     first, second = read(b"\x0bMSH|cut" + write_frame(b"MSH|whole"), [])
     assert first.fault == "the end of the message is missing"
     assert (second.content, second.fault) == (b"MSH|whole", None)

@@ -94,7 +94,7 @@ def merge(
         raise _refusal("a patient cannot be merged into itself")
     source = identities.current_id(session, patient_id)
     if source != patient_id and source == identities.current_id(session, into_id):
-        return _amend(
+        return _apply_change(
             session, patient_id, into_id, {}, demographics, (PatientAction.MERGED, by, now)
         )
     _check_current(session, patient_id, is_new_id_allowed=is_new_id_allowed)
@@ -109,7 +109,7 @@ def merge(
         name = identities.newest_name(session, into_id, is_received=False)
     row = session.get(PatientIdentityRow, into_id)
     defaults = {} if name is None or (row is not None and row.name is not None) else {"name": name}
-    return _amend(
+    return _apply_change(
         session,
         patient_id,
         into_id,
@@ -156,7 +156,7 @@ def correct(
     _check_current(session, patient_id)
     order = (PatientAction.CORRECTED, by, now)
     if new_id is None or new_id == patient_id:
-        return _amend(session, patient_id, patient_id, {}, demographics, order)
+        return _apply_change(session, patient_id, patient_id, {}, demographics, order)
     holder = identities.current_id(session, new_id)
     if holder not in (new_id, patient_id):
         raise _refusal(f"Patient ID {new_id} was merged into {holder}")
@@ -167,7 +167,7 @@ def correct(
         )
     row = session.get(PatientIdentityRow, patient_id)
     defaults = {} if row is None else {name: getattr(row, name) for name in DEMOGRAPHICS}
-    return _amend(session, patient_id, new_id, defaults, demographics, order, is_moved=True)
+    return _apply_change(session, patient_id, new_id, defaults, demographics, order, is_moved=True)
 
 
 def reset(session: Session, patient_id: str, by: str, now: datetime) -> ChangeEffect:
@@ -206,7 +206,7 @@ def _companions(session: Session, patient_id: str, holder: str) -> list[str]:
     return sorted(result)
 
 
-def _amend(
+def _apply_change(
     session: Session,
     patient_id: str,
     into_id: str,

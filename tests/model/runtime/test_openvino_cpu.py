@@ -267,7 +267,7 @@ class OutOfMemory:
         raise RuntimeError("Exception from src/x.cpp:1:\nstd::bad_alloc")
 
 
-def test_a_lack_of_memory_while_a_network_is_compiled_anew_is_told_as_such(
+def test_a_lack_of_memory_in_a_second_compilation_is_a_memory_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that smaller batches are tried; at the first compilation no batch is to blame."""

@@ -112,7 +112,7 @@ def test_a_merge_into_one_who_was_never_here(clinic: Clinic, sender: Sender) -> 
     assert clinic.rows()[0] == (NEW, "Canary^Zoe")
 
 
-def test_one_whom_we_do_not_have_is_acknowledged_and_nothing_is_kept(
+def test_a_message_about_a_stranger_is_acknowledged_and_stores_nothing(
     clinic: Clinic, sender: Sender
 ) -> None:
     before = clinic.dump()
@@ -127,7 +127,7 @@ def test_one_whom_we_do_not_have_is_acknowledged_and_nothing_is_kept(
     assert "CANARY" not in rows
 
 
-def test_what_is_known_already_amends_nothing(clinic: Clinic, sender: Sender) -> None:
+def test_an_update_without_a_difference_makes_no_report(clinic: Clinic, sender: Sender) -> None:
     """An A08 comes for a new address too."""
     before = clinic.dump()
     assert sender.send(adt(name="CANARY^anna^")) == "AA"
